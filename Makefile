@@ -1,0 +1,36 @@
+# Every target installs what it needs into .venv; nothing has to be active.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-unit lint protos clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip==25.3
+	$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[all]'
+	@touch $@
+
+demo: $(STAMP) ## A small catalogue through the whole pipeline, in a few minutes
+	$(BIN)/persona4rec demo
+
+test: $(STAMP) ## Everything that must hold before a change lands
+	$(BIN)/pytest
+
+test-unit: $(STAMP) ## The part of it that starts no server
+	$(BIN)/pytest -m 'not integration'
+
+lint: $(STAMP) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+protos: $(STAMP) ## Write reranker/v1 anew from protos/
+	$(BIN)/python protos/generate.py .
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,28 @@
+"""The root of the project's exceptions, and the first stage's own.
+
+The whole tree, one module a package (imports run one way, so the root stands in the lowest)::
+
+    Persona4RecError                what went wrong, where, with which value, and what to do
+    +-- ConfigurationError          candidate_gen.errors   a setting or argument that cannot be used
+    +-- CandidateModelError         candidate_gen.errors   a candidate model that is missing, torn or of another kind
+    +-- InvalidRequestError         reranker.errors        a request field that breaks the contract (INVALID_ARGUMENT)
+    +-- NotServedError              reranker.errors        a request this server is not set up for (FAILED_PRECONDITION)
+    +-- IndexUnavailableError       reranker.errors        Milvus, or the index in it, cannot be read
+    +-- EmbeddingSpaceError         reranker.errors        two embedding spaces were about to be mixed
+    +-- HistoryStoreError           reranker.errors        the history store cannot be read or written
+    +-- DatasetError                offline.errors         a dataset directory or file that cannot be used
+    |   +-- TooManyRejectsError     offline.errors         more than the set share of a file's lines is bad
+    +-- EncoderError                offline.errors         an encoder that cannot be loaded or used
+"""
+
+
+class Persona4RecError(Exception):
+    """Base of every error that this project raises on purpose; its text is meant for the person who meets it."""
+
+
+class ConfigurationError(Persona4RecError):
+    """A setting or argument that cannot be used: names it, its value and what is accepted."""
+
+
+class CandidateModelError(Persona4RecError):
+    """A candidate model that is missing, torn or of another kind."""
