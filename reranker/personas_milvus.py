@@ -1,0 +1,278 @@
+"""The persona index's truth in Milvus: rows of vectors, and one manifest an item that says which of them count.
+
+Two collections make a version: `personas_<version>` holds a row a vector, `items_<version>` a manifest an item. The
+alias `items` names the version in use, so that one alias switch changes both. Writers store rows first and then
+manifests, in one upsert a batch; readers follow manifests only, so nobody sees half an item.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import numpy as np
+from pymilvus import DataType, MilvusClient, MilvusException
+
+from reranker.errors import EmbeddingSpaceError, IndexUnavailableError
+from reranker.index import Index, IndexedItem, build_index
+from reranker.records import IndexRow, Manifest, Persona
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ALIAS = "items"
+# Long enough for a cold Milvus to load a collection of a million rows, short enough that a dead one is noticed by hand.
+TIMEOUT_SECONDS = 60.0
+# A batch of 1024-dimensional rows with their text stays below 4 MB, well within Milvus's 64 MB message limit.
+BATCH_ROWS = 500
+ID_BYTES = 300  # an item id (256) with the 13 bytes that a persona id adds, and room
+TEXT_BYTES = 65_535  # Milvus's own limit for VARCHAR
+
+_MANIFEST_FIELDS = ["item_id", "generation", "space", "row_ids", "title", "summary", "vector", "fingerprint", "deleted"]
+_ROW_FIELDS = ["persona_id", "item_id", "vector", "text"]
+
+
+class MilvusPersonaStore:
+    """Reads and writes the index of one Milvus. Raises IndexUnavailableError wherever Milvus does not do its part."""
+
+    def __init__(self, uri: str, token: str = "", timeout: float = TIMEOUT_SECONDS) -> None:
+        self.uri = uri
+        self._timeout = timeout
+        # pymilvus logs every failure with its stack; what it has to say is in the error raised here.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+        with self._doing("connect"):
+            self._client = MilvusClient(uri, token=token, timeout=timeout)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def version(self) -> str | None:
+        """Return the version in use, e.g. "20260131t120000000000"; None if nothing was ever published."""
+        with self._doing("look up the index"):
+            if not self._client.has_collection(ALIAS, timeout=self._timeout):
+                return None
+            name = self._client.describe_collection(ALIAS, timeout=self._timeout)["collection_name"]
+        return str(name).removeprefix("items_")
+
+    def create(self, dimension: int) -> str:
+        """Make an empty version for vectors of this length and return it; nobody sees it before `use`."""
+        version = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}"
+        with self._doing("create the index"):
+            self._create_collection(f"personas_{version}", "persona_id", dimension, _add_row_fields)
+            self._create_collection(f"items_{version}", "item_id", dimension, _add_manifest_fields)
+        return version
+
+    def use(self, version: str) -> None:
+        """Make this the version that readers see."""
+        with self._doing("switch the index"):
+            switch = self._client.alter_alias if self._client.has_collection(ALIAS) else self._client.create_alias
+            switch(f"items_{version}", ALIAS, timeout=self._timeout)
+
+    def manifests(self, version: str, vectors: bool = True) -> Iterator[tuple[Manifest, str]]:
+        """Yield every manifest, deleted ones included, with the embedding space it was published in."""
+        fields = _MANIFEST_FIELDS if vectors else [field for field in _MANIFEST_FIELDS if field != "vector"]
+        for row in self._scan(f"items_{version}", fields):
+            yield _manifest(row), row["space"]
+
+    def changed_since(self, version: str, generation: int) -> bool:
+        """Tell whether any manifest is newer than `generation`."""
+        with self._doing("look for changes"):
+            newer = self._client.query(
+                f"items_{version}",
+                filter=f"generation > {generation}",
+                output_fields=["item_id"],
+                limit=1,
+                consistency_level="Strong",
+                timeout=self._timeout,
+            )
+        return len(newer) > 0
+
+    def load(self, version: str, space: str | None = None) -> Index:
+        """Read a whole version into memory.
+
+        space: the embedding space it must be of; None takes what it has. Raises EmbeddingSpaceError, naming both, if
+        the index is of another space or mixes two, and IndexUnavailableError if it is empty.
+        """
+        self.ensure_loaded(version)
+        found = list(self.manifests(version))
+        space = _one_space({of for _, of in found} | ({space} if space else set()), self.uri)
+        generation = max(manifest.generation for manifest, _ in found)
+        manifests = sorted((m for m, _ in found if not m.deleted), key=lambda manifest: manifest.item_id)
+        rows = {row.row_id: row for row in map(_index_row, self._scan(f"personas_{version}", _ROW_FIELDS))}
+        items = list(self._join(version, manifests, rows))
+        dimension = len(found[0][0].interaction_vector)
+        return build_index(f"items_{version}", space, dimension, items, generation)
+
+    def publish(self, version: str, space: str, items: Sequence[IndexedItem]) -> None:
+        """Write the rows of `items`, then their manifests; durable and visible to every reader when it returns."""
+        with self._doing("store personas"):
+            for batch in _batches([row for item in items for row in item.rows]):
+                rows = [_milvus_row(row) for row in batch]
+                self._client.upsert(f"personas_{version}", rows, timeout=self._timeout)
+        with self._doing("store manifests"):
+            for manifests in _batches([item.manifest for item in items]):
+                rows = [_milvus_manifest(manifest, space) for manifest in manifests]
+                self._client.upsert(f"items_{version}", rows, timeout=self._timeout)
+
+    def collect(self, version: str, row_ids: Iterable[str]) -> None:
+        """Delete rows that no manifest names any more."""
+        with self._doing("delete rows no manifest names"):
+            for batch in _batches(list(row_ids)):
+                where = f"persona_id in {_literals(batch)}"
+                self._client.delete(f"personas_{version}", filter=where, timeout=self._timeout)
+
+    def _join(self, version: str, manifests: Sequence[Manifest], rows: dict[str, IndexRow]) -> Iterator[IndexedItem]:
+        """Pair manifests with their rows. An item rewritten while it was read is read again; the rest is left out."""
+        torn = [m.item_id for m in manifests if any(row_id not in rows for row_id in m.row_ids)]
+        renewed = {item.manifest.item_id: item for item in self._fetch(version, torn)}
+        for manifest in manifests:
+            if manifest.item_id in renewed:
+                yield renewed[manifest.item_id]
+            elif all(row_id in rows for row_id in manifest.row_ids):
+                yield IndexedItem(manifest, tuple(rows[row_id] for row_id in manifest.row_ids))
+            else:
+                log.warning("an item of %s is left out of the index: rows that its manifest names are gone", version)
+
+    def _fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[IndexedItem]:
+        for batch in _batches(item_ids):
+            found = self._query(f"items_{version}", f"item_id in {_literals(batch)}", _MANIFEST_FIELDS)
+            manifests = [_manifest(row) for row in found]
+            wanted = [row_id for manifest in manifests for row_id in manifest.row_ids]
+            rows = {row.row_id: row for row in self._rows(version, wanted)}
+            for manifest in manifests:
+                if not manifest.deleted and all(row_id in rows for row_id in manifest.row_ids):
+                    yield IndexedItem(manifest, tuple(rows[row_id] for row_id in manifest.row_ids))
+
+    def _rows(self, version: str, row_ids: Sequence[str]) -> Iterator[IndexRow]:
+        for batch in _batches(row_ids):
+            where = f"persona_id in {_literals(batch)}"
+            yield from map(_index_row, self._query(f"personas_{version}", where, _ROW_FIELDS))
+
+    def _create_collection(self, name: str, key: str, dimension: int, add_fields: Any) -> None:
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field(key, DataType.VARCHAR, is_primary=True, max_length=ID_BYTES)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+        add_fields(schema)
+        index = self._client.prepare_index_params()
+        # Exact search: the reranker fetches by id or in bulk and finds the maximum itself.
+        index.add_index("vector", index_type="FLAT", metric_type="COSINE")
+        self._client.create_collection(name, schema=schema, index_params=index, timeout=self._timeout)
+
+    def ensure_loaded(self, version: str) -> None:
+        # A Milvus that was restarted has its collections on disk, but answers for none until told to load it.
+        with self._doing("load the index"):
+            for name in (f"personas_{version}", f"items_{version}"):
+                self._client.load_collection(name, timeout=self._timeout)
+
+    def _scan(self, collection: str, fields: list[str]) -> Iterator[dict[str, Any]]:
+        with self._doing(f"read {collection}"):
+            rows = self._client.query_iterator(
+                collection,
+                batch_size=BATCH_ROWS,
+                output_fields=fields,
+                consistency_level="Strong",
+                timeout=self._timeout,
+            )
+            while batch := rows.next():
+                yield from batch
+            rows.close()
+
+    def _query(self, collection: str, where: str, fields: list[str]) -> list[dict[str, Any]]:
+        with self._doing(f"read {collection}"):
+            found = self._client.query(
+                collection,
+                filter=where,
+                output_fields=fields,
+                consistency_level="Strong",
+                timeout=self._timeout,
+            )
+        return list(found)
+
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except MilvusException as error:
+            raise IndexUnavailableError(
+                f"Milvus at {self.uri} could not {what}: {error.message}. Is it running, and is the address right?"
+            ) from error
+
+
+def _add_row_fields(schema: Any) -> None:
+    schema.add_field("item_id", DataType.VARCHAR, max_length=ID_BYTES)
+    schema.add_field("kind", DataType.VARCHAR, max_length=16)
+    schema.add_field("text", DataType.JSON)
+
+
+def _add_manifest_fields(schema: Any) -> None:
+    schema.add_field("generation", DataType.INT64)
+    schema.add_field("space", DataType.VARCHAR, max_length=512)
+    schema.add_field("row_ids", DataType.JSON)
+    schema.add_field("title", DataType.VARCHAR, max_length=TEXT_BYTES)
+    schema.add_field("summary", DataType.VARCHAR, max_length=TEXT_BYTES)
+    schema.add_field("fingerprint", DataType.VARCHAR, max_length=64)
+    schema.add_field("deleted", DataType.BOOL)
+
+
+def _milvus_row(row: IndexRow) -> dict[str, Any]:
+    kind = "persona" if row.persona else "summary"
+    text = asdict(row.persona) if row.persona else {}
+    return {"persona_id": row.row_id, "item_id": row.item_id, "kind": kind, "text": text, "vector": row.vector}
+
+
+def _index_row(row: dict[str, Any]) -> IndexRow:
+    text = row["text"]
+    persona = Persona(**{**text, "evidence": tuple(text["evidence"])}) if text else None
+    return IndexRow(row["persona_id"], row["item_id"], np.asarray(row["vector"], np.float32), persona)
+
+
+def _milvus_manifest(manifest: Manifest, space: str) -> dict[str, Any]:
+    return {
+        "item_id": manifest.item_id,
+        "generation": manifest.generation,
+        "space": space,
+        "row_ids": list(manifest.row_ids),
+        "title": manifest.title,
+        "summary": manifest.summary,
+        "vector": manifest.interaction_vector,
+        "fingerprint": manifest.fingerprint,
+        "deleted": manifest.deleted,
+    }
+
+
+def _manifest(row: dict[str, Any]) -> Manifest:
+    return Manifest(
+        item_id=row["item_id"],
+        generation=row["generation"],
+        row_ids=tuple(row["row_ids"]),
+        title=row["title"],
+        summary=row["summary"],
+        interaction_vector=np.asarray(row.get("vector", ()), np.float32),
+        fingerprint=row["fingerprint"],
+        deleted=row["deleted"],
+    )
+
+
+def _one_space(spaces: set[str], uri: str) -> str:
+    if not spaces:
+        raise IndexUnavailableError(f"the index in Milvus at {uri} is empty: publish a dataset to it first")
+    if len(spaces) > 1:
+        raise EmbeddingSpaceError(
+            f"the index in Milvus at {uri} does not fit: embedding spaces {' and '.join(sorted(spaces))} were about to "
+            "be mixed. Publish the whole dataset with one encoder, or serve with the space it was published in"
+        )
+    return spaces.pop()
+
+
+def _literals(values: Sequence[str]) -> str:
+    """Write ids as a list of Milvus's filter language; pymilvus pastes them unescaped: an id could be a query."""
+    return "[" + ",".join(f'"{value.translate(_ESCAPES)}"' for value in values) + "]"
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[start : start + BATCH_ROWS] for start in range(0, len(values), BATCH_ROWS))

@@ -1,0 +1,271 @@
+"""What each RPC does: read a history, make a profile, score, order, explain."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from time import perf_counter_ns
+from typing import Any
+
+import grpc
+import numpy as np
+
+from candidate_gen.generator import CandidateGenerator, Candidates, Source
+from reranker.config import Limits, ServerSettings
+from reranker.errors import HistoryStoreError, NotServedError
+from reranker.live_index import LiveIndex
+from reranker.metrics import Metrics
+from reranker.profile import build_profile
+from reranker.records import Event, HistoryStore
+from reranker.replies import Ranked, item_personas, profile_events, ranked_items
+from reranker.scoring import Scores, rerank
+from reranker.v1 import reranker_pb2 as pb
+from reranker.v1 import reranker_pb2_grpc as pb_grpc
+from reranker.validation import (
+    check_count,
+    check_id,
+    check_ids,
+    check_recommend,
+    check_rerank,
+    first_stage_scores,
+    inline_events,
+)
+
+log = logging.getLogger(__name__)
+
+DEFAULT_N = 10
+# What a first stage usually hands on; recall beyond it costs more time than it gains places.
+DEFAULT_CANDIDATES = 100
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(slots=True)
+class Stages:
+    """A stopwatch of one request."""
+
+    started: int = field(default_factory=perf_counter_ns)
+    last: int = field(default_factory=perf_counter_ns)
+    micros: dict[str, int] = field(default_factory=dict)
+
+    def mark(self, stage: str) -> None:
+        """Count the time since the last mark to this stage."""
+        now = perf_counter_ns()
+        self.micros[stage] = (now - self.last) // 1000
+        self.last = now
+
+    def timings(self) -> pb.StageTimings:
+        total = (perf_counter_ns() - self.started) // 1000
+        return pb.StageTimings(total_us=total, **{f"{stage}_us": micros for stage, micros in self.micros.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A rerank to be done, wherever its candidates came from."""
+
+    item_ids: Sequence[str]
+    first_stage: Scores
+    top_k: int
+    explain: bool
+    weight: float
+    variant: str
+
+
+class RerankerService(pb_grpc.RerankerServicer):
+    """The contract of reranker.proto over an index, a history store and, for Recommend, a candidate generator."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        live: LiveIndex,
+        histories: HistoryStore,
+        generator: CandidateGenerator | None,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._live = live
+        self._histories = histories
+        self._generator = generator
+        self._metrics = metrics
+
+    async def Rerank(self, request: pb.RerankRequest, context: Context) -> pb.RerankResponse:  # noqa: ARG002
+        stages = Stages()
+        check_rerank(request, self._settings.limits)
+        events, degraded = self._events(request)
+        stages.mark("history")
+        excluded = frozenset(request.exclude_item_ids)
+        candidates = [c for c in request.candidates if c.item_id not in excluded]
+        ask = Ask(
+            item_ids=[c.item_id for c in candidates],
+            first_stage=first_stage_scores(candidates),
+            top_k=request.top_k,
+            explain=_explain(request),
+            weight=self._weight(request),
+            variant=request.variant,
+        )
+        return self._answer(ask, events, degraded, stages)
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Context) -> pb.RecommendResponse:  # noqa: ARG002
+        stages = Stages()
+        generator = self._required_generator()
+        check_recommend(request, self._settings.limits)
+        seen, degraded = self._stored_events(request.user_id, self._settings.limits.history_events)
+        stages.mark("history")
+        candidates = self._generate(generator, request, seen)
+        degraded = [*degraded, *_GENERATED.get(candidates.source, ())]
+        stages.mark("generate")
+        ask = Ask(
+            item_ids=candidates.item_ids,
+            first_stage=candidates.scores,
+            top_k=request.n or DEFAULT_N,
+            explain=_explain(request),
+            weight=self._weight(request),
+            variant=request.variant,
+        )
+        ranking = self._answer(ask, seen[: self._settings.history_length], degraded, stages)
+        return pb.RecommendResponse(ranking=ranking, generator=generator.name)
+
+    async def GetUserProfile(self, request: pb.GetUserProfileRequest, context: Context) -> pb.GetUserProfileResponse:
+        check_id("user_id", request.user_id, self._settings.limits)
+        events = self._histories.read(request.user_id, self._settings.history_length)
+        if events is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the history store does not know this user_id")
+        index = self._live.current
+        profile = build_profile(events, index, self._settings.gamma)
+        return pb.GetUserProfileResponse(
+            user_id=request.user_id,
+            events=profile_events(events, profile),
+            stored_events=self._histories.count(request.user_id),
+            profile_watermark=profile.watermark,
+            embedding_space=index.space,
+            vector=profile.vector if request.include_vector and profile.vector is not None else (),
+        )
+
+    async def GetItemPersonas(
+        self,
+        request: pb.GetItemPersonasRequest,
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetItemPersonasResponse:
+        check_count("item_ids", len(request.item_ids), 1, self._settings.limits.candidates)
+        check_ids("item_ids", request.item_ids, self._settings.limits)
+        index = self._live.current
+        return pb.GetItemPersonasResponse(items=[item_personas(index, item_id) for item_id in request.item_ids])
+
+    async def Info(self, request: pb.InfoRequest, context: Context) -> pb.InfoResponse:  # noqa: ARG002
+        index, settings = self._live.current, self._settings
+        return pb.InfoResponse(
+            limits=_limits(settings.limits),
+            server_version=version("persona4rec"),
+            embedding_space=index.space,
+            dimension=index.dimension,
+            index_version=index.version,
+            index_generation=index.generation,
+            items=len(index.manifests),
+            personas=index.persona_count,
+            index_loaded_at=index.loaded_at,
+            generator=self._generator.name if self._generator else "",
+            fusion_weight=settings.fusion_weight,
+            gamma=settings.gamma,
+            history_length=settings.history_length,
+        )
+
+    def _answer(
+        self, ask: Ask, events: Sequence[Event], degraded: list["pb.Degradation.ValueType"], stages: Stages
+    ) -> pb.RerankResponse:
+        index = self._live.current
+        profile = build_profile(events, index, self._settings.gamma)
+        stages.mark("profile")
+        rows = index.rows(ask.item_ids)
+        ranking = rerank(index, profile.vector, rows, ask.first_stage, ask.weight)
+        stages.mark("score")
+        ranked = Ranked(index, ask.item_ids, rows, ask.first_stage, profile, ranking)
+        degraded = [*degraded, *self._shortcomings(ranked, events, degraded)]
+        items = ranked_items(ranked, ask.top_k, ask.explain)
+        stages.mark("reply")
+        self._observe(ranked, degraded, stages)
+        return pb.RerankResponse(
+            items=items,
+            degraded=degraded,
+            index_generation=index.generation,
+            profile_watermark=profile.watermark,
+            variant=ask.variant,
+            timings=stages.timings(),
+        )
+
+    def _events(self, request: pb.RerankRequest) -> tuple[Sequence[Event], list["pb.Degradation.ValueType"]]:
+        if request.HasField("history"):
+            return inline_events(request.history, self._settings.history_length), []
+        return self._stored_events(request.user_id, self._settings.history_length)
+
+    def _stored_events(self, user_id: str, limit: int) -> tuple[Sequence[Event], list["pb.Degradation.ValueType"]]:
+        try:
+            events = self._histories.read(user_id, limit)
+        except HistoryStoreError as error:
+            log.warning("first-stage order served: %s", error)
+            return (), [pb.DEGRADATION_HISTORY_UNAVAILABLE]
+        return (events, []) if events is not None else ((), [pb.DEGRADATION_UNKNOWN_USER])
+
+    def _shortcomings(
+        self, ranked: Ranked, events: Sequence[Event], known: list["pb.Degradation.ValueType"]
+    ) -> Iterable["pb.Degradation.ValueType"]:
+        if not events and not set(known) & _NO_HISTORY:
+            yield pb.DEGRADATION_EMPTY_HISTORY
+        if events and ranked.profile.vector is None:
+            yield pb.DEGRADATION_HISTORY_WITHOUT_VECTORS
+        if (ranked.rows < 0).any():
+            yield pb.DEGRADATION_ITEMS_NOT_INDEXED
+        if self._live.stale:
+            yield pb.DEGRADATION_INDEX_STALE
+
+    def _generate(
+        self, generator: CandidateGenerator, request: pb.RecommendRequest, seen: Sequence[Event]
+    ) -> Candidates:
+        return generator.generate(
+            request.user_id,
+            request.candidates or max(DEFAULT_CANDIDATES, request.n),
+            history=[event.item_id for event in seen],
+            exclude=frozenset(request.exclude_item_ids),
+        )
+
+    def _required_generator(self) -> CandidateGenerator:
+        if self._generator is None:
+            raise NotServedError(
+                "this server has no candidate generator: start it with --generator DIR, "
+                "a directory that `persona4rec candidates train` wrote"
+            )
+        return self._generator
+
+    def _weight(self, request: pb.RerankRequest | pb.RecommendRequest) -> float:
+        return request.fusion_weight if request.HasField("fusion_weight") else self._settings.fusion_weight
+
+    def _observe(self, ranked: Ranked, degraded: Sequence["pb.Degradation.ValueType"], stages: Stages) -> None:
+        for stage, micros in stages.micros.items():
+            self._metrics.stage_seconds.labels(stage).observe(micros / 1e6)
+        for reason in degraded:
+            self._metrics.degraded.labels(pb.Degradation.Name(reason).removeprefix("DEGRADATION_").lower()).inc()
+        scored = int(np.isfinite(ranked.ranking.persona_scores).sum())
+        self._metrics.candidates.labels("persona").inc(scored)
+        self._metrics.candidates.labels("nothing").inc(len(ranked.rows) - scored)
+
+
+_NO_HISTORY: frozenset["pb.Degradation.ValueType"] = frozenset(
+    {pb.DEGRADATION_UNKNOWN_USER, pb.DEGRADATION_HISTORY_UNAVAILABLE}
+)
+_GENERATED: dict[Source, list["pb.Degradation.ValueType"]] = {
+    Source.HISTORY: [pb.DEGRADATION_CANDIDATES_FROM_HISTORY],
+    Source.POPULAR: [pb.DEGRADATION_CANDIDATES_POPULAR],
+}
+
+
+def _explain(request: pb.RerankRequest | pb.RecommendRequest) -> bool:
+    return request.explain if request.HasField("explain") else True
+
+
+def _limits(limits: Limits) -> pb.Limits:
+    return pb.Limits(
+        candidates=limits.candidates,
+        history_events=limits.history_events,
+        id_bytes=limits.id_bytes,
+        label_bytes=limits.label_bytes,
+        message_bytes=limits.message_bytes,
+    )
