@@ -1,0 +1,93 @@
+"""What people write on the command line, made into what the packages take."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from pydantic import ValidationError
+
+from candidate_gen.implicit_models import Model
+from reranker.config import ServerSettings
+from reranker.errors import ConfigurationError
+
+Pair = tuple[str, str]
+
+
+def settings(given: Mapping[str, Any]) -> ServerSettings:
+    """Return the server's settings from flags, environment and defaults, in that order."""
+    try:
+        return ServerSettings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        name = ".".join(map(str, wrong["loc"]))
+        raise ConfigurationError(
+            f"setting {name} is {wrong['input']!r}: {wrong['msg']}. It is a flag of `persona4rec serve` or the "
+            f"environment variable PERSONA4REC_{name.upper()}"
+        ) from error
+
+
+def model(name: str) -> Model:
+    if name not in get_args(Model):
+        raise ConfigurationError(f"there is no candidate model {name!r}: choose {' or '.join(get_args(Model))}")
+    return cast("Model", name)
+
+
+def cut_offs(text: str) -> list[int]:
+    """Parse "5,10,20"."""
+    try:
+        ks = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--k is {text!r}: write whole numbers with commas between them, like 5,10,20"
+        ) from error
+    if ks[0] < 1:
+        raise ConfigurationError(f"--k is {text!r}: a cut-off is 1 at least")
+    return ks
+
+
+def candidates(text: str, user_id: str) -> list[tuple[str, float | None]]:
+    """Parse item ids with commas between them, or read a CSV file of item_id[,score]; rows of others are left out."""
+    path = Path(text)
+    if not path.is_file():
+        if path.suffix == ".csv":
+            raise ConfigurationError(f"--candidates {text} is not a file")
+        return [(item_id.strip(), None) for item_id in text.split(",")]
+    rows = [row for row in _rows(path, ("item_id",)) if row.get("user_id", user_id) == user_id]
+    if not rows:
+        raise ConfigurationError(f"--candidates {text} holds no candidates of user {user_id}")
+    return [(row["item_id"], _score(row.get("score"), path)) for row in rows]
+
+
+def pairs(path: Path) -> list[Pair]:
+    """Read the held-out pairs of a CSV file with user_id,item_id."""
+    found = [(row["user_id"], row["item_id"]) for row in _rows(path, ("user_id", "item_id"))]
+    if not found:
+        raise ConfigurationError(f"--test {path} holds no pairs: it needs lines of user_id,item_id below its header")
+    return found
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ConfigurationError(
+                    f"{path} has no column {missing[0]}; its first line must be {','.join(columns)}"
+                )
+            for row in reader:
+                if not all(row[column] for column in columns):
+                    raise ConfigurationError(
+                        f"{path}, line {reader.line_num}: {' and '.join(columns)} must not be empty"
+                    )
+                yield row
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
+
+
+def _score(text: str | None, path: Path) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: score {text!r} is not a number") from error

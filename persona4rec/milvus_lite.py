@@ -1,0 +1,99 @@
+"""A Milvus for one machine: a `milvus-lite` server, started where no Milvus answers, stopped with the command."""
+
+import importlib.util
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from reranker.errors import ConfigurationError, IndexUnavailableError
+from reranker.personas_milvus import MilvusPersonaStore
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+# An empty server answers in 1 s; replaying the log of a large directory takes longer.
+READY_SECONDS = 60.0
+# A server told to stop writes what it holds in memory first.
+STOP_SECONDS = 30.0
+
+
+@contextmanager
+def milvus_at(uri: str, data: Path) -> Iterator[None]:
+    """Make sure that a Milvus answers at `uri` while the block runs.
+
+    Where none does and the host is this machine, a milvus-lite server is started on `data` and stopped at the end.
+    Raises IndexUnavailableError if none answers and none can be started.
+    """
+    host, port = _address(uri)
+    if host not in LOOPBACK or _listening(host, port):
+        yield
+        return
+    with _running(uri, host, port, data):
+        log.info("no Milvus at %s: started milvus-lite there for the time of this command, data in %s", uri, data)
+        yield
+
+
+@contextmanager
+def _running(uri: str, host: str, port: int, data: Path) -> Iterator[None]:
+    if importlib.util.find_spec("milvus_lite") is None:
+        raise IndexUnavailableError(
+            f"no Milvus answers at {uri}, and milvus-lite is not installed to start one: "
+            "start Milvus, name another address with --milvus, or install persona4rec[lite]"
+        )
+    data.parent.mkdir(parents=True, exist_ok=True)
+    output = data.with_name(f"{data.name}.log")
+    with output.open("ab") as sink:
+        command = ["-m", "milvus_lite", "server", "--data-dir", str(data), "--host", host, "--port", str(port)]
+        server = subprocess.Popen([sys.executable, *command], stdout=sink, stderr=sink)
+    try:
+        _wait_until_ready(server, uri, output)
+        yield
+    finally:
+        _stop(server)
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], uri: str, output: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while server.poll() is None:
+        try:
+            MilvusPersonaStore(uri, timeout=5).close()
+        except IndexUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+    raise IndexUnavailableError(
+        f"milvus-lite for {uri} ended with code {server.returncode} before it answered; {output} says why. "
+        "One process at a time may open its data directory"
+    )
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _address(uri: str) -> tuple[str, int]:
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(f"milvus address {uri!r} is not of the form http://HOST:PORT")
+    return parts.hostname, parts.port or 19530
+
+
+def _listening(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
