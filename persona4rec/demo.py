@@ -23,7 +23,7 @@ from offline.evaluate import Choice, Evaluation, Materials, evaluate, evaluation
 from offline.histories import aspect_vectors, events_by_user
 from offline.publish import documents, publish
 from offline.records import Interaction
-from offline.splits import Fold, hold_out
+from offline.splits import Fold, cross_validation
 from offline.tuning import tune
 from offline.vector_cache import CachedEncoder
 from persona4rec import tables
@@ -41,6 +41,7 @@ SHOWN = 5
 # Of 64 books: enough to rerank, few enough that a reader's taste shows among them.
 CANDIDATES = 40
 SEED = 0
+FOLDS = 4
 # The server reads the index and warms up in a few seconds; a busy machine takes several times as long.
 READY_SECONDS = 120.0
 
@@ -81,13 +82,12 @@ def run(console: Console) -> None:
         with console.status("loading histories"), watch.timing("embed aspects, load histories"):
             _load_histories(dataset, interactions, encoder, folder / "histories.sqlite")
         with console.status("judging on held-out interactions"), watch.timing("tune and judge"):
-            evaluation = _judge(dataset, interactions, encoder)
-        weight = evaluation.choices[0].weight
+            evaluation, choice = _judge(dataset, interactions, encoder)
         with console.status("starting the server"), watch.timing("start the server"):
-            client = stack.enter_context(_served(folder, milvus, evaluation.choices[0]))
+            client = stack.enter_context(_served(folder, milvus, choice))
         _readers(console, client)
         _before_and_after(console, client, folder / "histories.sqlite")
-        _control(console, evaluation, weight)
+        _control(console, evaluation, choice)
         _where_time_went(console, watch, client)
 
 
@@ -118,7 +118,8 @@ def _load_histories(dataset: Dataset, interactions: Sequence[Interaction], encod
     store.close()
 
 
-def _judge(dataset: Dataset, interactions: Sequence[Interaction], encoder: Encoder) -> Evaluation:
+def _judge(dataset: Dataset, interactions: Sequence[Interaction], encoder: Encoder) -> tuple[Evaluation, Choice]:
+    """Cross-validate with settings chosen within each training part; then choose those to serve with on everything."""
     found = documents(dataset)
     materials = Materials(evaluation_index(found, encoder), aspect_vectors(dataset, found, encoder))
     start = Choice(DEFAULTS["als"], weight=0.5, gamma=0.9, history_length=20)
@@ -126,16 +127,9 @@ def _judge(dataset: Dataset, interactions: Sequence[Interaction], encoder: Encod
     def choose(fold: Fold) -> Choice:
         return tune(materials, fold, start, CANDIDATES, SEED).choice
 
-    fold = hold_out(interactions, _last_two(interactions))
-    return evaluate(materials, [fold], choose, candidates=CANDIDATES, ks=(5, 10), seed=SEED)
-
-
-def _last_two(interactions: Sequence[Interaction]) -> list[tuple[str, str]]:
-    """Return each reader's two newest interactions: the future, as far as the generator and the profile know."""
-    of_user: dict[str, list[Interaction]] = {}
-    for interaction in sorted(interactions, key=lambda i: i.timestamp or 0):
-        of_user.setdefault(interaction.user_id, []).append(interaction)
-    return [(i.user_id, i.item_id) for of_one in of_user.values() for i in of_one[-2:]]
+    folds = cross_validation(interactions, FOLDS, SEED)
+    evaluation = evaluate(materials, folds, choose, candidates=CANDIDATES, ks=(5, 10), seed=SEED)
+    return evaluation, choose(Fold(tuple(interactions), ()))
 
 
 @contextmanager
@@ -231,16 +225,16 @@ def _changed(old: pb.RerankResponse, new: pb.RerankResponse, titles: dict[str, s
     return table
 
 
-def _control(console: Console, evaluation: Evaluation, weight: float) -> None:
+def _control(console: Console, evaluation: Evaluation, choice: Choice) -> None:
     console.print()
     console.print(
-        "[bold]Does it help?[/] Each reader's two newest interactions are held out; settings are chosen on the rest. "
+        f"[bold]Does it help?[/] {FOLDS}-fold cross-validation; settings are chosen within each training part. "
         "[italic]shuffled[/] deals every book another book's personas: it must lose what [italic]fused[/] gains."
     )
     console.print(tables.measured(evaluation))
     console.print(
         f"The readers' tastes were invented, so these figures show that the parts work together, no more. "
-        f"The server above runs with the fusion weight chosen here, {weight:g}.",
+        f"The server above runs with what was chosen on all of them: {tables.choice(choice)}.",
         style="dim",
     )
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
@@ -78,6 +79,7 @@ class MilvusPersonaStore:
 
     def changed_since(self, version: str, generation: int) -> bool:
         """Tell whether any manifest is newer than `generation`."""
+        self.ensure_loaded(version)
         with self._doing("look for changes"):
             newer = self._client.query(
                 f"items_{version}",
@@ -176,6 +178,8 @@ class MilvusPersonaStore:
                 timeout=self._timeout,
             )
             while batch := rows.next():
+                # pymilvus pastes the last id into its next query unescaped, like any other.
+                rows._next_id = rows._next_id.translate(_ESCAPES)
                 yield from batch
             rows.close()
 
@@ -194,10 +198,15 @@ class MilvusPersonaStore:
     def _doing(self, what: str) -> Iterator[None]:
         try:
             yield
-        except MilvusException as error:
+        except (MilvusException, grpc.RpcError) as error:
             raise IndexUnavailableError(
-                f"Milvus at {self.uri} could not {what}: {error.message}. Is it running, and is the address right?"
+                f"Milvus at {self.uri} could not {what}: {_told(error)}. Is it running, and is the address right?"
             ) from error
+
+
+def _told(error: MilvusException | grpc.RpcError) -> str:
+    # pymilvus lets some of gRPC's own errors through: a deadline that has passed, a permission denied.
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.RpcError) else str(error.message)
 
 
 def _add_row_fields(schema: Any) -> None:
