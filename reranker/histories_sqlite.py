@@ -1,59 +1,65 @@
-"""User histories in one SQLite file: the newest events of every user, merged by event id."""
+"""User histories in one SQLite file: any number of reading processes, one writer at a time."""
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from reranker.errors import HistoryStoreError
-from reranker.records import Event
+from reranker.halves import Half, aspects_half, interaction_half, joined, user_hash
+from reranker.histories_sqlite_formats import prepare
+from reranker.records import Event, Update
 
 # A reader waits this long for a writer's commit before it gives up; a merge of 1,000 events commits in about 20 ms.
 BUSY_SECONDS = 1.0
+# Opening may find another process migrating the file: about 10 s for a million events.
+OPEN_SECONDS = 60.0
 # Enough for every history length that was of use in evaluation, with room for late events; bounds what a user can fill.
 KEEP_EVENTS = 200
-FORMAT = 1
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
-    user_id TEXT NOT NULL,
-    event_id TEXT NOT NULL,
-    item_id TEXT NOT NULL,
-    event_time INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    rating REAL,
-    aspects_vector BLOB,
-    aspects_space TEXT,
-    PRIMARY KEY (user_id, event_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS events_by_recency ON events (user_id, event_time DESC, event_id DESC);
-"""
 _READ = """
-SELECT event_id, item_id, event_time, kind, rating, aspects_vector, aspects_space FROM events
+SELECT event_id, interaction_time, interaction, aspects_time, aspects FROM history
 WHERE user_id = ? ORDER BY event_time DESC, event_id DESC LIMIT ?
 """
-_MERGE = """
-INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (user_id, event_id) DO UPDATE SET
-    item_id = excluded.item_id, event_time = excluded.event_time, kind = excluded.kind, rating = excluded.rating,
-    aspects_vector = coalesce(excluded.aspects_vector, aspects_vector),
-    aspects_space = coalesce(excluded.aspects_space, aspects_space)
-"""
-_TRIM = """
-DELETE FROM events WHERE user_id = ?1 AND event_id IN (
-    SELECT event_id FROM events WHERE user_id = ?1 ORDER BY event_time DESC, event_id DESC LIMIT -1 OFFSET ?2
+# The row-value comparison is Half's: by time, then by bytes. A missing half is smaller than any.
+_MERGE = {
+    half: f"""
+INSERT INTO history (user_id, event_id, {half}_time, {half}) VALUES (?, ?, ?, ?)
+ON CONFLICT (user_id, event_id) DO UPDATE SET {half}_time = excluded.{half}_time, {half} = excluded.{half}
+WHERE {half}_time IS NULL OR (excluded.{half}_time, excluded.{half}) > ({half}_time, {half})
+"""  # noqa: S608 - the two names below, nobody's input
+    for half in ("interaction", "aspects")
+}
+_TRIM = {
+    half: f"""
+UPDATE history SET {half}_time = NULL, {half} = NULL WHERE user_id = ?1 AND event_id IN (
+    SELECT event_id FROM history WHERE user_id = ?1 AND {half}_time IS NOT NULL
+    ORDER BY {half}_time DESC, event_id DESC LIMIT -1 OFFSET ?2
 )
+"""  # noqa: S608
+    for half in ("interaction", "aspects")
+}
+_ERASE = {
+    half: f"UPDATE history SET {half}_time = NULL, {half} = NULL WHERE user_id = ? AND {half}_time <= ?"  # noqa: S608
+    for half in ("interaction", "aspects")
+}
+_DROP_EMPTY = "DELETE FROM history WHERE user_id = ? AND interaction_time IS NULL AND aspects_time IS NULL"
+_COUNT = "SELECT count(*) FROM history WHERE user_id = ?"
+_FENCE = """
+INSERT INTO fences VALUES (?, ?) ON CONFLICT (user_hash) DO UPDATE SET erased_until = excluded.erased_until
+WHERE excluded.erased_until > erased_until
 """
+# Before any event: even an undated one is at 0.
+_NO_FENCE = -1
+_FENCED = "SELECT erased_until FROM fences WHERE user_hash = ?"
 
 
 class SqliteHistoryStore:
-    """A HistoryStore in one file, shared by any number of reading processes and one writer at a time.
+    """A HistoryStore in one file.
 
-    Write-ahead log, synchronous=FULL: a merge survives the loss of power once it has returned. Only the newest
-    `keep` events of a user stay.
+    Write-ahead log, synchronous=FULL: a merge survives the loss of power once it has returned. `keep` is the newest
+    events of a user that stay. What is deleted is overwritten with zeros in the file, erased users and all.
     """
 
     def __init__(self, path: Path, keep: int = KEEP_EVENTS) -> None:
@@ -63,39 +69,74 @@ class SqliteHistoryStore:
         self._lock = threading.Lock()
         with self._doing("open"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-            self._prepare()
+            self._connection = sqlite3.connect(
+                path, timeout=OPEN_SECONDS, check_same_thread=False, isolation_level=None
+            )
+            prepare(self._connection, path)
+            self._connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     def close(self) -> None:
         self._connection.close()
 
     def read(self, user_id: str, limit: int) -> tuple[Event, ...] | None:
         with self._doing("read"), self._lock:
-            rows = self._connection.execute(_READ, (user_id, limit)).fetchall()
+            rows = self._connection.execute(_READ, (user_id, min(limit, self._keep))).fetchall()
         return tuple(map(_event, rows)) if rows else None
 
     def count(self, user_id: str) -> int:
         with self._doing("read"), self._lock:
-            found = self._connection.execute("SELECT count(*) FROM events WHERE user_id = ?", (user_id,)).fetchone()
-        return int(found[0])
+            return min(self._count(user_id), self._keep)
 
-    def merge(self, events: dict[str, list[Event]]) -> None:
-        rows = [_row(user_id, event) for user_id, of_user in events.items() for event in of_user]
-        with self._doing("write"), self._lock, self._connection:
-            self._connection.executemany(_MERGE, rows)
-            self._connection.executemany(_TRIM, [(user_id, self._keep) for user_id in events])
+    def merge(self, updates: Mapping[str, Sequence[Update]]) -> None:
+        with self._writing() as connection:
+            fences = self._fences(updates)
+            connection.executemany(_MERGE["interaction"], _rows(updates, interaction_half, fences))
+            connection.executemany(_MERGE["aspects"], _rows(updates, aspects_half, fences))
+            for user_id in updates:
+                self._trim(user_id)
 
-    def _prepare(self) -> None:
-        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, FORMAT):
-            raise HistoryStoreError(
-                f"{self.path} holds histories of format {found}, this version reads format {FORMAT}: "
-                "use the version that wrote it, or another file"
-            )
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.executescript(_SCHEMA)
-        self._connection.execute(f"PRAGMA user_version = {FORMAT}")
+    def erase(self, fences: Mapping[str, int]) -> None:
+        with self._writing() as connection:
+            for user_id, until in fences.items():
+                connection.execute(_FENCE, (user_hash(user_id), until))
+                for statement in _ERASE.values():
+                    connection.execute(statement, (user_id, until))
+                connection.execute(_DROP_EMPTY, (user_id,))
+        # The write-ahead log still holds the pages as they were, until it is written back and cut.
+        with self._doing("write"), self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def erased_until(self, user_id: str) -> int | None:
+        with self._doing("read"), self._lock:
+            return self._fence(user_id)
+
+    def _fences(self, user_ids: Iterable[str]) -> dict[str, int]:
+        # Until the first erasure nobody's id need be hashed.
+        if not self._connection.execute("SELECT 1 FROM fences LIMIT 1").fetchone():
+            return {}
+        return {user_id: fence for user_id in user_ids if (fence := self._fence(user_id)) is not None}
+
+    def _fence(self, user_id: str) -> int | None:
+        found = self._connection.execute(_FENCED, (user_hash(user_id),)).fetchone()
+        return found[0] if found else None
+
+    def _count(self, user_id: str) -> int:
+        return int(self._connection.execute(_COUNT, (user_id,)).fetchone()[0])
+
+    def _trim(self, user_id: str) -> None:
+        if self._count(user_id) <= self._keep:
+            return
+        for statement in _TRIM.values():
+            self._connection.execute(statement, (user_id, self._keep))
+        self._connection.execute(_DROP_EMPTY, (user_id,))
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._doing("write"), self._lock:
+            # IMMEDIATE: a transaction that reads first and writes later fails at once if another wrote in between.
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield self._connection
 
     @contextmanager
     def _doing(self, what: str) -> Iterator[None]:
@@ -105,13 +146,20 @@ class SqliteHistoryStore:
             raise HistoryStoreError(f"cannot {what} the histories in {self.path}: {error}") from error
 
 
-def _row(user_id: str, event: Event) -> tuple[object, ...]:
-    vector = None if event.aspects_vector is None else event.aspects_vector.astype("<f4").tobytes()
-    space = event.aspects_space if vector is not None else None
-    return user_id, event.event_id, event.item_id, event.event_time, event.kind, event.rating, vector, space
+def _rows(
+    updates: Mapping[str, Sequence[Update]], to_half: Callable[[Update], Half | None], fences: Mapping[str, int]
+) -> Iterator[tuple[str, str, int, bytes]]:
+    for user_id, of_user in updates.items():
+        fence = fences.get(user_id, _NO_FENCE)
+        for update in of_user:
+            if (half := to_half(update)) and half.event_time > fence:
+                yield user_id, update.event_id, half.event_time, half.content
 
 
-def _event(row: tuple[str, str, int, str, float | None, bytes | None, str | None]) -> Event:
-    event_id, item_id, event_time, kind, rating, blob, space = row
-    vector = None if blob is None else np.frombuffer(blob, "<f4")
-    return Event(event_id, item_id, event_time, kind, rating, vector, space)
+def _event(row: tuple[str, int | None, bytes | None, int | None, bytes | None]) -> Event:
+    event_id, interaction_time, interaction, aspects_time, aspects = row
+    return joined(event_id, _half(interaction_time, interaction), _half(aspects_time, aspects))
+
+
+def _half(event_time: int | None, content: bytes | None) -> Half | None:
+    return None if event_time is None or content is None else Half(event_time, content)

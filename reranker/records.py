@@ -1,6 +1,7 @@
 """The domain's records: what histories, index, service and publisher say to each other."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,23 +85,61 @@ def event_id(item_id: str, event_time: int) -> str:
     return f"{item_id}@{event_time}"
 
 
+@dataclass(frozen=True, slots=True)
+class Aspects:
+    """What a review said of an item, for the event that it belongs to: of the same event_id, written before or after.
+
+    Without its interaction it is an event of its own: a review counts as one.
+    """
+
+    event_id: str
+    item_id: str
+    event_time: int
+    """Of the review, milliseconds since the epoch; 0: undated. An interaction's own time goes before it."""
+    vector: Vector | None
+    """Embedding of concat(item summary, aspects) (eq. 4), shape (dimension,), unit length; None if not embedded."""
+    space: str
+    """The embedding space of `vector`; empty without one."""
+    rating: float | None = None
+    """Of the review; an interaction's own rating goes before it."""
+
+
+Update = Event | Aspects
+"""What is merged into a history. An Event with aspects counts as both."""
+
+
 class HistoryStore(Protocol):
-    """Keeps the newest events of every user. Implementations raise HistoryStoreError and nothing else."""
+    """Keeps the newest events of every user. Implementations raise HistoryStoreError and nothing else.
+
+    A history is two sets, interactions and aspects, joined by event_id when read. Each set is a function of all that
+    was ever merged, whatever the order and however often: of one event_id, the half of the latest event time (then of
+    the greatest content); of these, the newest `keep` by (event time, event_id); of these, those after the fence.
+    """
 
     def read(self, user_id: str, limit: int) -> tuple[Event, ...] | None:
-        """Return the newest `limit` events, newest first; None for a user the store does not know."""
+        """Return the newest `limit` events, `keep` at most, newest first; None for a user the store does not know."""
         ...
 
     def count(self, user_id: str) -> int:
-        """Return how many events the store holds of the user; 0 for a user it does not know."""
+        """Return how many events `read` can give of the user; 0 for a user the store does not know."""
         ...
 
-    def merge(self, events: dict[str, list[Event]]) -> None:
-        """Merge events by user into the store. Commutative and idempotent: any order, any repetition, the same state.
+    def merge(self, updates: Mapping[str, Sequence[Update]]) -> None:
+        """Merge updates by user. Commutative and idempotent: any order, any repetition, the same state.
 
-        Of two events with one event_id the later written wins, except that aspects once known are kept.
-        Durable when it returns.
+        Durable when it returns, as far as the store is configured to be.
         """
+        ...
+
+    def erase(self, fences: Mapping[str, int]) -> None:
+        """Forget each user's events up to a time, milliseconds since the epoch, now and whenever they come again.
+
+        Fences only move forward, so that erasures commute with merges and with each other. Durable as `merge` is.
+        """
+        ...
+
+    def erased_until(self, user_id: str) -> int | None:
+        """Return the time up to which the user is erased, milliseconds since the epoch; None for no erasure."""
         ...
 
     def close(self) -> None: ...

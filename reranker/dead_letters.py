@@ -1,0 +1,195 @@
+"""Dead letters: records that cannot be used, kept in `<topic>.dlq` until somebody sends them again or discards them.
+
+A dead letter's key is its origin, `topic/partition/offset`, and it is settled by a record of that key without a value.
+So a record that dies again on a replay is there once, and a compacted topic (cleanup.policy=compact) really forgets
+what is settled, which the erasure of a user needs. The value is the original's, byte for byte; the rest is in headers.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError
+
+from reranker.errors import BrokerUnavailableError
+from reranker.kafka import ANSWER_SECONDS, DLQ_SUFFIX, KafkaSettings, producer, reader
+
+Headers = tuple[tuple[str, bytes], ...]
+
+# All of ours begin so; every other header is the original's.
+_PREFIX = "dlq."
+# Of an error's message in a header: enough to see the fault, and far below the size that brokers leave for headers.
+_MESSAGE_CHARACTERS = 500
+_POLL_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be used, and why."""
+
+    topic: str
+    """Where it was, with partition and offset."""
+    partition: int
+    offset: int
+    timestamp: int
+    """Of the original, milliseconds since the epoch."""
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    """The original's."""
+    error: str
+    """The class of the error."""
+    message: str
+
+    @property
+    def letter_id(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+def dead_letter(record: Any, error: Exception) -> DeadLetter:
+    """Return what is kept of a consumed record."""
+    return DeadLetter(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+        error=type(error).__name__,
+        message=str(error)[:_MESSAGE_CHARACTERS],
+    )
+
+
+class DeadLetters:
+    """The `.dlq` topics of some brokers. Methods raise BrokerUnavailableError; what they did is then done again."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._made_producer: Any = None
+
+    def close(self) -> None:
+        if self._made_producer:
+            self._made_producer.close(timeout=ANSWER_SECONDS)
+
+    def put(self, letters: Collection[DeadLetter]) -> None:
+        """Write dead letters; they are acknowledged by all replicas when this returns."""
+        self._send(
+            _Message(_dlq(letter.topic), letter.letter_id.encode(), letter.value, _headers(letter))
+            for letter in letters
+        )
+
+    def pending(self, topics: Iterable[str]) -> Iterator[DeadLetter]:
+        """Yield the dead letters of input topics that nobody has settled, topic by topic, in their order there."""
+        for topic in topics:
+            yield from self._pending(_dlq(self._settings.topic(topic)))
+
+    def discard(self, letters: Collection[DeadLetter]) -> None:
+        """Settle dead letters without doing anything with them."""
+        self._send(_Message(_dlq(letter.topic), letter.letter_id.encode(), None) for letter in letters)
+
+    def redrive(self, letters: Collection[DeadLetter]) -> None:
+        """Send dead letters to where they were, as they were, then settle them."""
+        self._send(
+            _Message(letter.topic, letter.key, letter.value, letter.headers, letter.timestamp) for letter in letters
+        )
+        self.discard(letters)
+
+    def _pending(self, topic: str) -> Iterator[DeadLetter]:
+        unsettled: dict[bytes, DeadLetter] = {}
+        try:
+            for record in _all_records(self._settings, topic):
+                unsettled.pop(record.key, None)
+                if _is_dead_letter(record):
+                    unsettled[record.key] = _read(record)
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"cannot read {topic}: {type(error).__name__}") from error
+        yield from sorted(unsettled.values(), key=lambda letter: (letter.partition, letter.offset))
+
+    def _send(self, messages: Iterable["_Message"]) -> None:
+        try:
+            sent = [self._producer.send(m.topic, m.value, m.key, list(m.headers), None, m.timestamp) for m in messages]
+            for one in sent:
+                one.get(ANSWER_SECONDS)
+        except KafkaError as error:
+            raise BrokerUnavailableError(
+                f"cannot write to Kafka at {self._settings.bootstrap}: {type(error).__name__}"
+            ) from error
+
+    @property
+    def _producer(self) -> Any:
+        # Made when the first letter is written: most consumers never write one.
+        if self._made_producer is None:
+            self._made_producer = producer(self._settings)
+        return self._made_producer
+
+
+class _Message(NamedTuple):
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp: int | None = None
+    """Milliseconds since the epoch; None: now."""
+
+
+def _dlq(topic: str) -> str:
+    return topic + DLQ_SUFFIX
+
+
+def _headers(letter: DeadLetter) -> Headers:
+    told = {
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "timestamp": letter.timestamp,
+        "error": letter.error,
+        "message": letter.message,
+    }
+    key: Headers = () if letter.key is None else ((f"{_PREFIX}key", letter.key),)
+    return (*letter.headers, *((_PREFIX + name, str(value).encode()) for name, value in told.items()), *key)
+
+
+def _is_dead_letter(record: Any) -> bool:
+    """Return whether a record is one, and not the settlement of one: the original may have had no value either."""
+    return any(name == f"{_PREFIX}offset" for name, _ in record.headers)
+
+
+def _read(record: Any) -> DeadLetter:
+    told = {name.removeprefix(_PREFIX): value for name, value in record.headers if name.startswith(_PREFIX)}
+    return DeadLetter(
+        topic=told["topic"].decode(),
+        partition=int(told["partition"]),
+        offset=int(told["offset"]),
+        timestamp=int(told["timestamp"]),
+        key=told.get("key"),
+        value=record.value,
+        headers=tuple((name, value) for name, value in record.headers if not name.startswith(_PREFIX)),
+        error=told["error"].decode(),
+        message=told["message"].decode(),
+    )
+
+
+def _all_records(settings: KafkaSettings, topic: str) -> Iterator[Any]:
+    """Yield a topic's records up to its end at the time of reading. Raises KafkaError if none come for long."""
+    consumer = reader(settings)
+    try:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+        consumer.assign(partitions)
+        heard = time.monotonic()
+        while not all(_at_end(consumer, partition) for partition in partitions):
+            for records in consumer.poll(_POLL_MS).values():
+                heard = time.monotonic()
+                yield from records
+            if time.monotonic() - heard > ANSWER_SECONDS:
+                raise KafkaTimeoutError(f"no records of {topic}")
+    finally:
+        consumer.close()
+
+
+def _at_end(consumer: Any, partition: TopicPartition) -> bool:
+    # The high-water mark comes with the first fetch; unlike the answer to ListOffsets it is right on every broker.
+    end = consumer.highwater(partition)
+    return end is not None and consumer.position(partition) >= end

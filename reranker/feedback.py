@@ -1,0 +1,51 @@
+"""How much an event says for its item: what equation 7 of the method leaves open once events are not all alike.
+
+The method counts every interaction alike, and so does the default for everything that is plainly positive. What departs
+from that is reasoned, not measured, since no data at hand holds kinds or low ratings beside held-out choices:
+
+- An event *against* its item weighs nothing: the profile is an average of what the user likes, and a disliked item must
+  not pull it. It does not push either: subtracting is known to help little and to hurt where the dislike was for a
+  reason of its own (Rocchio's negative weight is commonly set small or to 0; Manning, Raghavan, Schütze, *Introduction
+  to Information Retrieval*, section 9.1.1).
+- A look weighs half of a choice: implicit signals differ in the confidence they deserve (Hu, Koren, Volinsky 2008), and
+  half is the mildest way to say so. Only histories of both kinds notice, since shares add up to 1.
+"""
+
+from collections.abc import Mapping
+
+from pydantic import Field, NonNegativeFloat
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from reranker.records import Event
+
+AGAINST = frozenset(
+    {"dislike", "thumbs_down", "not_interested", "hide", "block", "report", "skip", "return", "refund", "unlike"}
+)
+"""Kinds that speak against their item."""
+
+LOOKS: Mapping[str, float] = {"impression": 0.0, "view": 0.5, "click": 0.5}
+"""Kinds that are less than a choice. Shown is not chosen, so an impression weighs nothing."""
+
+
+class Feedback(BaseSettings):
+    """What events weigh. Environment variables: PERSONA4REC_FEEDBACK_KINDS='{"view": 0.3}' and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="PERSONA4REC_FEEDBACK_", frozen=True)
+
+    kinds: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """Weights of kinds, before those above; 1 is an ordinary positive event's, 0 leaves the event out."""
+    disliked_ratings: tuple[float, float] = (1.0, 3.0)
+    """Ratings from the first to below the second speak against the item: of 1 to 5 stars, those below the middle.
+    Other ratings weigh as their kind does; for a scale that is not 1 to 5, set this."""
+
+    def weight(self, event: Event) -> float:
+        """Return what the event says for its item, 0 or more; 1 for an ordinary positive event."""
+        lowest, liked = self.disliked_ratings
+        if event.rating is not None and lowest <= event.rating < liked:
+            return 0.0
+        return self._of_kind(event.kind.lower())
+
+    def _of_kind(self, kind: str) -> float:
+        if kind in self.kinds:
+            return self.kinds[kind]
+        return 0.0 if kind in AGAINST else LOOKS.get(kind, 1.0)
