@@ -13,6 +13,12 @@ from reranker.v1 import reranker_pb2_grpc as pb_grpc
 # A hundred times the median of a rerank: what does not answer in it will not.
 TIMEOUT_SECONDS = 1.0
 
+# What to do where the server itself could not say it.
+ADVICE = {
+    grpc.StatusCode.UNAVAILABLE: ". Is `persona4rec serve` running there, and ready?",
+    grpc.StatusCode.DEADLINE_EXCEEDED: ". Is the server overloaded, or does something else listen there?",
+}
+
 
 class CallError(Persona4RecError):
     """A call that the server refused or did not answer."""
@@ -86,4 +92,5 @@ class RerankerClient:
         try:
             return getattr(self._stub, method)(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            raise CallError(self.address, method, error.code(), error.details() or "no details") from error
+            details = (error.details() or "no details") + ADVICE.get(error.code(), "")
+            raise CallError(self.address, method, error.code(), details) from error

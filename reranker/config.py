@@ -4,11 +4,14 @@ Read from, the later winning: the defaults here, environment variables (PERSONA4
 `persona4rec serve`.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from reranker.feedback import Feedback
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +28,8 @@ class Limits(BaseSettings):
     """Of an inline history: as many as the store keeps."""
     id_bytes: int = Field(256, ge=1, le=256)
     """Of an item, user or event id: what the index can hold."""
+    concurrency: int = Field(256, ge=1)
+    """Requests of one worker at a time; beyond it RESOURCE_EXHAUSTED. At 1 ms each, a queue of a quarter second."""
     label_bytes: int = Field(64, ge=1)
     """Of a variant or kind."""
     message_bytes: int = Field(1 << 20, ge=1024)
@@ -43,9 +48,13 @@ class ServerSettings(BaseSettings):
     metrics_port: Port = 9464
     """Prometheus metrics over HTTP, /metrics; 0 takes a free port and prints it."""
     milvus_uri: str = "http://127.0.0.1:19530"
-    milvus_token: str = Field("", repr=False)
-    histories: Path = Path("histories.sqlite")
-    """The SQLite file with the user histories; made if it is not there."""
+    milvus_token: SecretStr = SecretStr("")
+    index: Path = Path("index")
+    """The directory that Milvus is read into and all workers map; made if it is not there."""
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """Serving processes that share the port: one a core."""
+    histories: str = Field("histories.sqlite", min_length=1)
+    """The user histories: a SQLite file, made if it is not there, or redis://HOST:PORT/DB, rediss://, redis+cluster://."""
     generator: Path | None = None
     """A directory that `persona4rec candidates train` wrote; without it Recommend is not served."""
     space: str | None = None
@@ -60,6 +69,31 @@ class ServerSettings(BaseSettings):
     """How often Milvus is asked for newer manifests."""
     stale_seconds: Annotated[float, Field(gt=0)] = 60.0
     """With no answer from Milvus for this long, answers are marked INDEX_STALE: a dozen failed refreshes in a row."""
+    connection_age_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """After it a client is asked to connect anew, so that long-lived clients spread over new workers."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
     """On SIGTERM, how long requests in flight may take to finish."""
     limits: Limits = Field(default_factory=Limits)
+    feedback: Feedback = Field(default_factory=Feedback)
+    """What ratings and kinds of events weigh in the profile."""
+
+
+class IngestSettings(BaseSettings):
+    """What `persona4rec ingest` runs with, beside `reranker.kafka.KafkaSettings`."""
+
+    model_config = SettingsConfigDict(env_prefix="PERSONA4REC_INGEST_", frozen=True, populate_by_name=True)
+
+    group: str = Field("persona4rec-ingest", min_length=1)
+    """The consumer group: processes of one group share the partitions."""
+    histories: str = Field("histories.sqlite", min_length=1, validation_alias="PERSONA4REC_HISTORIES")
+    """Path of a SQLite file, or redis://HOST:PORT/DB, rediss://..., redis+cluster://...; as the server reads it."""
+    host: str = "127.0.0.1"
+    """Address of /metrics and /health."""
+    metrics_port: Port = 9465
+    """0 takes a free port and prints it."""
+    max_batch: int = Field(2000, ge=1)
+    """Events of one write: at 2,000 the commit to disk is a twentieth of it, and a full batch takes about 0.1 s."""
+    replay: str = "committed"
+    """Where to start: committed (where the group left off), earliest, a duration back like 2h, or ISO 8601."""
+    stop_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """On SIGTERM, how long the last commit may take."""

@@ -3,18 +3,25 @@
 from candidate_gen.errors import ConfigurationError, Persona4RecError
 
 __all__ = [
+    "BrokerUnavailableError",
     "ConfigurationError",
     "EmbeddingSpaceError",
     "HistoryStoreError",
     "IndexUnavailableError",
+    "InvalidEventError",
     "InvalidRequestError",
     "NotServedError",
     "Persona4RecError",
+    "UnknownUserError",
 ]
 
 
 class InvalidRequestError(Persona4RecError):
     """A request field that breaks the contract: names field, value and limit. Becomes INVALID_ARGUMENT."""
+
+
+class UnknownUserError(Persona4RecError):
+    """The history store does not know the user asked for. Becomes NOT_FOUND."""
 
 
 class NotServedError(Persona4RecError):
@@ -31,3 +38,11 @@ class EmbeddingSpaceError(Persona4RecError):
 
 class HistoryStoreError(Persona4RecError):
     """The history store cannot be read or written."""
+
+
+class BrokerUnavailableError(Persona4RecError):
+    """No Kafka broker answers, or none accepts this client."""
+
+
+class InvalidEventError(Persona4RecError):
+    """A record that breaks the contract of events.proto: names field and fault, never an id. Goes to the DLQ."""

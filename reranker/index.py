@@ -1,86 +1,121 @@
-"""The persona index in memory: every vector an item can be found by, contiguous by item."""
+"""The persona index as a request sees it: segments, the newest first, the first that knows an item deciding."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.records import IndexRow, Manifest, Persona, Vector
+from reranker.errors import EmbeddingSpaceError
+from reranker.item_table import hash_ids
+from reranker.records import Vector
+from reranker.segment import IndexedItem, Segment, build_segment, survivors
+from reranker.v1 import reranker_pb2 as pb
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where items are in an index."""
+
+    segments: NDArray[np.int64]
+    """Number of the segment, shape (n,); -1: the index does not hold the item."""
+    rows: NDArray[np.int64]
+    """Row within the segment, shape (n,)."""
+
+    def __getitem__(self, which: slice) -> "Places":
+        return Places(self.segments[which], self.rows[which])
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """Whether the index holds the item, shape (n,)."""
+        return self.segments >= 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Index:
     """Immutable; a change makes another one, so a request sees one state from its first read to its last."""
 
     version: str
-    """The collections it was read from."""
-    space: str
-    """The embedding space of all its vectors."""
+    """The collection it was read from."""
+    segments: tuple[Segment, ...]
+    """Newest first, one at least, all of one embedding space."""
     generation: int
     """Of the newest manifest in it."""
     loaded_at: int
     """Milliseconds since the epoch."""
-    manifests: tuple[Manifest, ...]
-    """One an item, deleted items left out."""
-    item_rows: dict[str, int]
-    """Item id to its place in `manifests`."""
-    offsets: NDArray[np.int64]
-    """Item i owns the vectors offsets[i] to offsets[i + 1], shape (items + 1,)."""
-    vectors: Vector
-    """Shape (vectors, dimension), unit length."""
-    personas: tuple[Persona | None, ...]
-    """The persona of each vector; None where it is the item's summary."""
-    interaction_vectors: Vector
-    """Shape (items, dimension): the item as part of a history (eq. 4 without aspects)."""
+    item_count: int
+    persona_count: int
+
+    @property
+    def space(self) -> str:
+        return self.segments[0].space
 
     @property
     def dimension(self) -> int:
-        return int(self.vectors.shape[1])
+        return self.segments[0].dimension
 
     @property
-    def persona_count(self) -> int:
-        return sum(persona is not None for persona in self.personas)
+    def single(self) -> Segment:
+        """The one segment of an index that was built in memory. Raises ValueError if there are more."""
+        (segment,) = self.segments
+        return segment
 
-    def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the places of items, shape (n,); -1 where the index does not hold the item."""
-        rows = self.item_rows
-        return np.fromiter((rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+    def locate(self, item_ids: Sequence[str]) -> Places:
+        """Find items; the newest segment that knows one says where it is, or that it is deleted."""
+        hashes = hash_ids(item_ids, len(item_ids))
+        places = Places(np.full(len(hashes), -1, np.int64), np.full(len(hashes), -1, np.int64))
+        pending = np.arange(len(hashes))
+        for number, segment in enumerate(self.segments):
+            rows = segment.table.find(hashes[pending])
+            hit = rows >= 0
+            found = rows[hit]
+            places.segments[pending[hit]] = np.where(segment.arrays.deleted[found], -1, number)
+            places.rows[pending[hit]] = found
+            pending = pending[~hit]
+            if not len(pending):
+                break
+        return places
 
-    def personas_of(self, row: int) -> tuple[Persona, ...]:
-        """Return the personas of the item at `row`, in the order of its manifest."""
-        owned = self.personas[self.offsets[row] : self.offsets[row + 1]]
-        return tuple(persona for persona in owned if persona is not None)
+    def interactions(self, places: Places) -> Vector:
+        """Return the items as parts of a history, shape (n, dimension); zeros where the index lacks the item."""
+        vectors = np.zeros((len(places.rows), self.dimension), np.float32)
+        for number, segment in enumerate(self.segments):
+            here = places.segments == number
+            vectors[here] = segment.arrays.interactions[places.rows[here]]
+        return vectors
+
+    def item(self, item_id: str) -> pb.ItemPersonas:
+        """Return what the index holds of an item; `found` says whether it holds it."""
+        places = self.locate([item_id])
+        number = int(places.segments[0])
+        if number < 0:
+            return pb.ItemPersonas(item_id=item_id, found=False)
+        return self.segments[number].item(int(places.rows[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedItem:
-    """One item as the index holds it."""
-
-    manifest: Manifest
-    rows: tuple[IndexRow, ...]
-    """In the order of manifest.row_ids."""
-
-
-def build_index(version: str, space: str, dimension: int, items: Sequence[IndexedItem], generation: int) -> Index:
-    """Lay out items in memory; `items` are not deleted and their order is kept."""
-    rows = [row for item in items for row in item.rows]
-    manifests = tuple(item.manifest for item in items)
+def open_index(version: str, segments: Sequence[Segment]) -> Index:
+    """Make an index of segments, newest first. Raises EmbeddingSpaceError if they are of different spaces."""
+    spaces = {segment.space for segment in segments}
+    if len(spaces) > 1:
+        raise EmbeddingSpaceError(
+            f"index {version} does not fit together: its segments are of spaces {' and '.join(sorted(spaces))}"
+        )
+    items = personas = 0
+    for segment, kept in survivors(segments):
+        items += int(kept.sum())
+        with_persona = np.diff(segment.arrays.persona_spans) > 0
+        personas += int(with_persona[np.repeat(kept, np.diff(segment.arrays.offsets))].sum())
     return Index(
         version=version,
-        space=space,
-        generation=generation,
+        segments=tuple(segments),
+        generation=max(segment.generation for segment in segments),
         loaded_at=int(time.time() * 1000),
-        manifests=manifests,
-        item_rows={manifest.item_id: place for place, manifest in enumerate(manifests)},
-        offsets=np.fromiter(accumulate((len(item.rows) for item in items), initial=0), np.int64, len(items) + 1),
-        vectors=_stack([row.vector for row in rows], dimension),
-        personas=tuple(row.persona for row in rows),
-        interaction_vectors=_stack([manifest.interaction_vector for manifest in manifests], dimension),
+        item_count=items,
+        persona_count=personas,
     )
 
 
-def _stack(vectors: Sequence[Vector], dimension: int) -> Vector:
-    return np.stack(vectors).astype(np.float32) if vectors else np.empty((0, dimension), np.float32)
+def build_index(version: str, space: str, dimension: int, items: Sequence[IndexedItem]) -> Index:
+    """Lay items out in memory as an index of one segment."""
+    return open_index(version, [build_segment(space, dimension, items)])

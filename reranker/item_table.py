@@ -46,8 +46,7 @@ class ItemTable:
 
 def hash_ids(item_ids: Iterable[str], count: int) -> Hashes:
     """Return the ids' hashes, shape (count,); never 0."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(item_id) or 1 for item_id in item_ids), np.uint64, count)
+    return np.maximum(np.fromiter(map(xxhash.xxh3_64_intdigest, item_ids), np.uint64, count), np.uint64(1))
 
 
 def build_table(hashes: Hashes) -> ItemTable:

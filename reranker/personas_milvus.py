@@ -16,9 +16,9 @@ import grpc
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from reranker.errors import EmbeddingSpaceError, IndexUnavailableError
-from reranker.index import Index, IndexedItem, build_index
+from reranker.errors import IndexUnavailableError
 from reranker.records import IndexRow, Manifest, Persona
+from reranker.segment import IndexedItem
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,35 +77,38 @@ class MilvusPersonaStore:
         for row in self._scan(f"items_{version}", fields):
             yield _manifest(row), row["space"]
 
-    def changed_since(self, version: str, generation: int) -> bool:
-        """Tell whether any manifest is newer than `generation`."""
-        self.ensure_loaded(version)
-        with self._doing("look for changes"):
-            newer = self._client.query(
-                f"items_{version}",
-                filter=f"generation > {generation}",
-                output_fields=["item_id"],
-                limit=1,
-                consistency_level="Strong",
-                timeout=self._timeout,
-            )
-        return len(newer) > 0
+    def dimension(self, version: str) -> int:
+        """Return the length of the version's vectors."""
+        with self._doing("describe the index"):
+            fields = self._client.describe_collection(f"items_{version}", timeout=self._timeout)["fields"]
+        return next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
 
-    def load(self, version: str, space: str | None = None) -> Index:
-        """Read a whole version into memory.
+    def item_ids(self, version: str, newer_than: int = -1) -> list[str]:
+        """Return the items whose manifest is newer than a generation, deleted ones included, in order of their ids."""
+        found = self._scan(f"items_{version}", ["item_id"], f"generation > {newer_than}")
+        return sorted(row["item_id"] for row in found)
 
-        space: the embedding space it must be of; None takes what it has. Raises EmbeddingSpaceError, naming both, if
-        the index is of another space or mixes two, and IndexUnavailableError if it is empty.
+    def newest_generation(self, version: str, newer_than: int = -1) -> int | None:
+        """Return the greatest generation of any manifest; None if there is none newer than `newer_than`."""
+        found = self._scan(f"items_{version}", ["generation"], f"generation > {newer_than}")
+        return max((int(row["generation"]) for row in found), default=None)
+
+    def fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[tuple[IndexedItem, str]]:
+        """Yield items as their manifests have them now, deleted ones with no rows, each with its embedding space.
+
+        An item that is rewritten while it is read is read again; one whose rows stay missing is left out and logged.
         """
-        self.ensure_loaded(version)
-        found = list(self.manifests(version))
-        space = _one_space({of for _, of in found} | ({space} if space else set()), self.uri)
-        generation = max(manifest.generation for manifest, _ in found)
-        manifests = sorted((m for m, _ in found if not m.deleted), key=lambda manifest: manifest.item_id)
-        rows = {row.row_id: row for row in map(_index_row, self._scan(f"personas_{version}", _ROW_FIELDS))}
-        items = list(self._join(version, manifests, rows))
-        dimension = len(found[0][0].interaction_vector)
-        return build_index(f"items_{version}", space, dimension, items, generation)
+        torn: list[str] = []
+        for item, space in self._fetch(version, item_ids):
+            if len(item.rows) == len(item.manifest.row_ids):
+                yield item, space
+            else:
+                torn.append(item.manifest.item_id)
+        for item, space in self._fetch(version, torn):
+            if len(item.rows) == len(item.manifest.row_ids):
+                yield item, space
+            else:
+                log.warning("an item of %s is left out of the index: rows that its manifest names are gone", version)
 
     def publish(self, version: str, space: str, items: Sequence[IndexedItem]) -> None:
         """Write the rows of `items`, then their manifests; durable and visible to every reader when it returns."""
@@ -125,27 +128,15 @@ class MilvusPersonaStore:
                 where = f"persona_id in {_literals(batch)}"
                 self._client.delete(f"personas_{version}", filter=where, timeout=self._timeout)
 
-    def _join(self, version: str, manifests: Sequence[Manifest], rows: dict[str, IndexRow]) -> Iterator[IndexedItem]:
-        """Pair manifests with their rows. An item rewritten while it was read is read again; the rest is left out."""
-        torn = [m.item_id for m in manifests if any(row_id not in rows for row_id in m.row_ids)]
-        renewed = {item.manifest.item_id: item for item in self._fetch(version, torn)}
-        for manifest in manifests:
-            if manifest.item_id in renewed:
-                yield renewed[manifest.item_id]
-            elif all(row_id in rows for row_id in manifest.row_ids):
-                yield IndexedItem(manifest, tuple(rows[row_id] for row_id in manifest.row_ids))
-            else:
-                log.warning("an item of %s is left out of the index: rows that its manifest names are gone", version)
-
-    def _fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[IndexedItem]:
+    def _fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[tuple[IndexedItem, str]]:
         for batch in _batches(item_ids):
             found = self._query(f"items_{version}", f"item_id in {_literals(batch)}", _MANIFEST_FIELDS)
-            manifests = [_manifest(row) for row in found]
-            wanted = [row_id for manifest in manifests for row_id in manifest.row_ids]
+            manifests = [(_manifest(row), row["space"]) for row in found]
+            wanted = [row_id for manifest, _ in manifests for row_id in manifest.row_ids]
             rows = {row.row_id: row for row in self._rows(version, wanted)}
-            for manifest in manifests:
-                if not manifest.deleted and all(row_id in rows for row_id in manifest.row_ids):
-                    yield IndexedItem(manifest, tuple(rows[row_id] for row_id in manifest.row_ids))
+            for manifest, space in manifests:
+                of_item = tuple(rows[row_id] for row_id in manifest.row_ids if row_id in rows)
+                yield IndexedItem(manifest, of_item), space
 
     def _rows(self, version: str, row_ids: Sequence[str]) -> Iterator[IndexRow]:
         for batch in _batches(row_ids):
@@ -168,11 +159,12 @@ class MilvusPersonaStore:
             for name in (f"personas_{version}", f"items_{version}"):
                 self._client.load_collection(name, timeout=self._timeout)
 
-    def _scan(self, collection: str, fields: list[str]) -> Iterator[dict[str, Any]]:
+    def _scan(self, collection: str, fields: list[str], where: str = "") -> Iterator[dict[str, Any]]:
         with self._doing(f"read {collection}"):
             rows = self._client.query_iterator(
                 collection,
                 batch_size=BATCH_ROWS,
+                filter=where,
                 output_fields=fields,
                 consistency_level="Strong",
                 timeout=self._timeout,
@@ -262,17 +254,6 @@ def _manifest(row: dict[str, Any]) -> Manifest:
         fingerprint=row["fingerprint"],
         deleted=row["deleted"],
     )
-
-
-def _one_space(spaces: set[str], uri: str) -> str:
-    if not spaces:
-        raise IndexUnavailableError(f"the index in Milvus at {uri} is empty: publish a dataset to it first")
-    if len(spaces) > 1:
-        raise EmbeddingSpaceError(
-            f"the index in Milvus at {uri} does not fit: embedding spaces {' and '.join(sorted(spaces))} were about to "
-            "be mixed. Publish the whole dataset with one encoder, or serve with the space it was published in"
-        )
-    return spaces.pop()
 
 
 def _literals(values: Sequence[str]) -> str:

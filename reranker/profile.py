@@ -7,27 +7,34 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker.index import Index
+from reranker.feedback import Feedback
+from reranker.index import Index, Places
 from reranker.records import Event, Vector
+
+# Events that cancel out leave the rounding of float32 sums of unit vectors, about 1e-7; two unlike items leave 1e-1.
+VANISHED = 1e-6
+
+ORDINARY = Feedback.model_construct()
+"""The defaults, whatever the environment says."""
 
 
 class VectorSource(Enum):
     """Where the vector of an event came from."""
 
     NONE = 0
-    """Nowhere: the index does not hold the item, so the event weighs nothing."""
+    """Nowhere: the index does not hold the item, or the event does not speak for it, so the event weighs nothing."""
     ASPECTS = 1
     """Item summary and the aspects of this very event (eq. 4)."""
     ITEM = 2
     """The item's summary alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Profile:
     """What the events of a user amount to."""
 
     vector: Vector | None
-    """Shape (dimension,), unit length; None if no event has a vector."""
+    """Shape (dimension,), unit length; None if no event has a vector, or if they cancel out."""
     weights: NDArray[np.float32]
     """Share of each event, shape (events,), in the order of the events; adds up to 1, or to 0 without a vector."""
     sources: tuple[VectorSource, ...]
@@ -41,38 +48,54 @@ def decay_weights(n: int, gamma: float) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum() if n else weights, dtype=np.float32)
 
 
-def build_profile(events: Sequence[Event], index: Index, gamma: float) -> Profile:
+def build_profile(
+    events: Sequence[Event],
+    index: Index,
+    gamma: float,
+    feedback: Feedback = ORDINARY,
+    places: Places | None = None,
+) -> Profile:
     """Embed a history, newest event first.
 
-    Events without a vector are passed over before the decay is counted, so that an item unknown to the index ages
-    nothing. Aspects of another embedding space than the index's are ignored in favour of the item's own vector.
+    places: where the index has the events' items, if the caller has looked already.
+
+    An event's share is its decay times its weight by `feedback`. Events without a vector, or of weight 0, are passed
+    over before the decay is counted, so that an item unknown to the index ages nothing. Aspects of another embedding
+    space than the index's are ignored in favour of the item's own vector.
     """
-    found = [_event_vector(event, index) for event in events]
-    vectors = [vector for vector, _ in found if vector is not None]
-    weights = np.zeros(len(events), np.float32)
-    weights[[vector is not None for vector, _ in found]] = decay_weights(len(vectors), gamma)
+    if places is None:
+        places = index.locate([event.item_id for event in events])
+    vectors, sources = index.interactions(places), [_SOURCES[held] for held in places.held.tolist()]
+    for number, event in enumerate(events):
+        if event.aspects_vector is not None and event.aspects_space == index.space:
+            vectors[number], sources[number] = event.aspects_vector, VectorSource.ASPECTS
+    strengths = [feedback.weight(event) for event in events]
+    sources = [
+        source if strength > 0 else VectorSource.NONE for source, strength in zip(sources, strengths, strict=True)
+    ]
+    weights = _shares(np.array(strengths, np.float32), [source is not VectorSource.NONE for source in sources], gamma)
     return Profile(
-        vector=aggregate(np.stack(vectors), gamma) if vectors else None,
+        vector=_unit(weights @ vectors),
         weights=weights,
-        sources=tuple(source for _, source in found),
+        sources=tuple(sources),
         watermark=max((event.event_time for event in events), default=0),
     )
 
 
-def aggregate(vectors: Vector, gamma: float) -> Vector | None:
-    """Return the decayed average of event vectors, newest first, shape (n, dimension), at unit length.
+_SOURCES = {True: VectorSource.ITEM, False: VectorSource.NONE}
 
-    None if the average vanishes: such a profile prefers nothing to anything.
-    """
-    mean = decay_weights(len(vectors), gamma) @ vectors
+
+def _shares(strengths: NDArray[np.float32], counted: Sequence[bool], gamma: float) -> NDArray[np.float32]:
+    """Return the share of each event, 0 where it is not counted."""
+    shares = np.zeros(len(strengths), np.float32)
+    places = np.flatnonzero(counted)
+    weighed = decay_weights(len(places), gamma) * strengths[places]
+    if len(places):
+        shares[places] = weighed / weighed.sum()
+    return shares
+
+
+def _unit(mean: Vector) -> Vector | None:
+    """Return the vector at unit length; None if it vanishes: such a profile prefers nothing to anything."""
     length = float(np.linalg.norm(mean))
-    return np.asarray(mean / length, dtype=np.float32) if length > 0 else None
-
-
-def _event_vector(event: Event, index: Index) -> tuple[Vector | None, VectorSource]:
-    if event.aspects_vector is not None and event.aspects_space == index.space:
-        return event.aspects_vector, VectorSource.ASPECTS
-    row = index.item_rows.get(event.item_id)
-    if row is None:
-        return None, VectorSource.NONE
-    return index.interaction_vectors[row], VectorSource.ITEM
+    return mean / np.float32(length) if length > VANISHED else None

@@ -84,6 +84,11 @@ class Segment:
         spans = self.arrays.persona_spans
         return self.arrays.personas[spans[vector] : spans[vector + 1]].tobytes()
 
+    def persona_rows(self) -> dict[str, int]:
+        """Return the vector of each persona by its id."""
+        told = ((self.persona(vector), vector) for vector in range(len(self.arrays.vectors)))
+        return {pb.Persona.FromString(persona).persona_id: vector for persona, vector in told if persona}
+
     def item(self, row: int) -> pb.ItemPersonas:
         """Return the item at `row` with its personas."""
         arrays = self.arrays
@@ -149,7 +154,7 @@ def merge_segments(segments: Sequence[Segment], folder: Path) -> Path:
 
     Memory stays small: runs of surviving items are copied from map to map. Returns the new directory.
     """
-    runs = [(segment, start, end) for segment, kept in _survivors(segments) for start, end in _runs(kept)]
+    runs = [(segment, start, end) for segment, kept in survivors(segments) for start, end in _runs(kept)]
     with SegmentFiles.create(folder) as files:
         _copy(files, runs, segments[0].dimension)
         return files.finish(segments[0].space, max(segment.generation for segment in segments))
@@ -271,7 +276,10 @@ def _map(path: Path, name: str, told: dict[str, Any]) -> NDArray[Any]:
         # An empty file cannot be mapped.
         empty = 0 in told[name]["shape"]
         array: NDArray[Any] = np.load(file, mmap_mode=None if empty else "r", allow_pickle=False)
-    except (OSError, ValueError, KeyError) as error:
+        if list(array.shape) != told[name]["shape"]:
+            raise ValueError(f"it is of shape {array.shape}, not {tuple(told[name]['shape'])}")
+    except Exception as error:
+        # A torn header makes numpy raise whatever Python's own tokenizer and parser raise.
         raise _torn(path, file.name, str(error)) from error
     # A plain view: a memmap's own __array_finalize__ costs a microsecond a slice.
     return array.view(np.ndarray)
@@ -319,7 +327,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _survivors(segments: Sequence[Segment]) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+def survivors(segments: Sequence[Segment]) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
     """Yield which items of each segment no newer one has, deleted ones left out."""
     newer = np.empty(0, np.uint64)
     for segment in segments:

@@ -1,129 +1,136 @@
-"""The process: loads the index, binds ports, serves, says whether it is healthy, and drains on SIGTERM."""
+"""The supervisor: keeps the index directory up to date and one worker a core alive, and serves their metrics.
 
-import asyncio
+Workers share the port by SO_REUSEPORT and the index by mapping the same files; they know nothing of each other. The
+supervisor answers no request, so that nothing it does can delay one.
+"""
+
 import logging
+import multiprocessing
+import os
 import signal
-from contextlib import suppress
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from candidate_gen.generator import CandidateGenerator
 from reranker.config import ServerSettings
-from reranker.errors import ConfigurationError, IndexUnavailableError
-from reranker.histories_sqlite import SqliteHistoryStore
-from reranker.index import Index
-from reranker.interceptor import ObservingInterceptor
-from reranker.live_index import LiveIndex
-from reranker.metrics import Metrics
+from reranker.errors import ConfigurationError, IndexUnavailableError, Persona4RecError
+from reranker.indexer import Indexer
+from reranker.live_index import checked_at, mark_checked
 from reranker.personas_milvus import MilvusPersonaStore
-from reranker.service import RerankerService
-from reranker.v1 import reranker_pb2, reranker_pb2_grpc
+from reranker.snapshot import read_snapshot
+from reranker.worker import run
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
 
 log = logging.getLogger(__name__)
 
-SERVICE = reranker_pb2.DESCRIPTOR.services_by_name["Reranker"].full_name
-SERVED = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+# A worker imports and maps in a second or two; on a busy machine with a large model, twenty times as long.
+START_SECONDS = 60.0
+# A worker that dies at once again and again is started at most this often, so that its reason can be read in the log.
+RESTART_SECONDS = 1.0
+# How long the supervisor may notice a signal or a dead worker late.
+LOOK_SECONDS = 0.2
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where the server listens, with ports of 0 replaced by those it was given."""
+@dataclass(slots=True)
+class Worker:
+    """A serving process and when it was started (monotonic seconds)."""
 
-    grpc: int
-    metrics: int
+    process: "SpawnProcess"
+    started: float
 
 
-async def serve(settings: ServerSettings) -> None:
+def serve(settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT, then let requests in flight finish.
 
-    Raises IndexUnavailableError if Milvus does not answer or holds no index, EmbeddingSpaceError if it is of another
-    space than settings.space, HistoryStoreError, CandidateModelError, and ConfigurationError for a port in use.
+    Raises IndexUnavailableError if Milvus holds no index or does not answer and there is no snapshot,
+    EmbeddingSpaceError if it is of another space than settings.space, HistoryStoreError, CandidateModelError, and
+    ConfigurationError for a port or an index directory in use.
     """
-    metrics = Metrics()
-    store = MilvusPersonaStore(settings.milvus_uri, settings.milvus_token)
-    histories = SqliteHistoryStore(settings.histories)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with ExitStack() as stack:
+        holder = stack.enter_context(_held_port(settings.host, settings.grpc_port))
+        registry = stack.enter_context(_worker_metrics())
+        metrics = SupervisorMetrics(registry, settings)
+        metrics_port = _serve_metrics(settings, registry)
+        indexer = stack.enter_context(_indexer(settings, metrics))
+        refreshing = threading.Thread(target=_refresh_for_ever, args=(indexer, settings, metrics, stop), daemon=True)
+        port = holder.getsockname()[1]
+        with _workers(settings, port) as workers:
+            refreshing.start()
+            _announce(settings, port, metrics_port)
+            _keep_alive(workers, settings, port, metrics, stop)
+            log.info("stopping: requests in flight have %.0f s to finish", settings.drain_seconds)
+        refreshing.join(LOOK_SECONDS)
+
+
+class SupervisorMetrics:
+    """What the supervisor itself tells."""
+
+    def __init__(self, registry: CollectorRegistry, settings: ServerSettings) -> None:
+        self.refresh_failures = Counter(
+            "reranker_index_refresh_failures", "Refreshes that Milvus did not answer.", registry=registry
+        )
+        self.refreshes = Counter("reranker_index_refreshes", "Refreshes that changed the index.", registry=registry)
+        self.restarts = Counter("reranker_worker_restarts", "Workers that died and were replaced.", registry=registry)
+        self.workers = Gauge("reranker_workers", "Workers alive.", registry=registry)
+        checked = Gauge(
+            "reranker_index_checked_timestamp_seconds", "When Milvus last answered a refresh.", registry=registry
+        )
+        checked.set_function(lambda: checked_at(settings.index))
+
+
+@contextmanager
+def _held_port(host: str, port: int) -> Iterator[socket.socket]:
+    """Hold the port for the workers, and make sure that nobody else has it.
+
+    SO_REUSEPORT would let a second server take half of the requests unnoticed; a bind without it tells.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # Connections of a server that has just ended linger on the port; they are no reason to refuse it.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise _port_taken("grpc_port", host, port) from error
+        port = probe.getsockname()[1]
+    with socket.socket(family) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((host, port))
+        yield holder
+
+
+@contextmanager
+def _worker_metrics() -> Iterator[CollectorRegistry]:
+    with TemporaryDirectory(prefix="persona4rec-metrics-") as folder:
+        # Read by prometheus_client when a worker imports it; this process has imported it without.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+        yield registry
+
+
+def _serve_metrics(settings: ServerSettings, registry: CollectorRegistry) -> int:
     try:
-        live = LiveIndex(load_index(store, settings.space), metrics, settings.stale_seconds)
-        service = RerankerService(settings, live, histories, load_generator(settings), metrics)
-        await _run(settings, service, live, store, metrics)
-    finally:
-        histories.close()
-        store.close()
-
-
-def load_index(store: MilvusPersonaStore, space: str | None) -> Index:
-    """Read the index in use into memory."""
-    version = store.version()
-    if version is None:
-        raise IndexUnavailableError(f"Milvus at {store.uri} holds no index: run `persona4rec publish` first")
-    return store.load(version, space)
-
-
-def load_generator(settings: ServerSettings) -> CandidateGenerator | None:
-    if settings.generator is None:
-        return None
-    try:
-        from candidate_gen.implicit_models import load
-    except ImportError as error:
-        raise ConfigurationError(
-            f"generator is {settings.generator}, but {error.name} is not installed: install persona4rec[candidates]"
-        ) from error
-    return load(settings.generator)
-
-
-async def _run(
-    settings: ServerSettings,
-    service: RerankerService,
-    live: LiveIndex,
-    store: MilvusPersonaStore,
-    metrics: Metrics,
-) -> None:
-    checks = health.aio.HealthServicer()
-    server = _build(settings, service, checks, metrics)
-    ports = _bind(server, settings, metrics)
-    await server.start()
-    for name in ("", *SERVED):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    _announce(settings, live.current, ports)
-    following = asyncio.create_task(live.follow(store, settings.refresh_seconds))
-    await _stop_signal(following)
-    log.info("stopping: requests in flight have %.0f s to finish", settings.drain_seconds)
-    await checks.enter_graceful_shutdown()
-    await server.stop(settings.drain_seconds)
-    following.cancel()
-    with suppress(asyncio.CancelledError):
-        await following
-
-
-def _build(
-    settings: ServerSettings, service: RerankerService, checks: health.aio.HealthServicer, metrics: Metrics
-) -> grpc.aio.Server:
-    options = [
-        # Without this a second server would bind the same port unnoticed and take half of the requests.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", settings.limits.message_bytes),
-    ]
-    server = grpc.aio.server(interceptors=[ObservingInterceptor(metrics)], options=options)
-    reranker_pb2_grpc.add_RerankerServicer_to_server(service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection(SERVED, server)
-    return server
-
-
-def _bind(server: grpc.aio.Server, settings: ServerSettings, metrics: Metrics) -> Ports:
-    try:
-        grpc_port = server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
-    except RuntimeError as error:
-        raise _port_taken("grpc_port", settings.host, settings.grpc_port) from error
-    try:
-        http, _ = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+        http, _ = start_http_server(settings.metrics_port, settings.host, registry)
     except OSError as error:
         raise _port_taken("metrics_port", settings.host, settings.metrics_port) from error
-    return Ports(grpc_port, http.server_port)
+    return int(http.server_port)
 
 
 def _port_taken(name: str, host: str, port: int) -> ConfigurationError:
@@ -133,30 +140,125 @@ def _port_taken(name: str, host: str, port: int) -> ConfigurationError:
     )
 
 
-def _announce(settings: ServerSettings, index: Index, ports: Ports) -> None:
-    log.info(
-        "index %s: generation %d, %d items, %d personas, embedding space %s",
-        index.version,
-        index.generation,
-        len(index.manifests),
-        index.persona_count,
-        index.space,
-    )
-    log.info(
-        "serving gRPC on %s:%d, metrics on http://%s:%d/metrics",
-        settings.host,
-        ports.grpc,
-        settings.host,
-        ports.metrics,
-    )
+@contextmanager
+def _indexer(settings: ServerSettings, metrics: SupervisorMetrics) -> Iterator[Indexer]:
+    """Bring the index up to date once; with Milvus away, the last snapshot will do."""
+    with Indexer(settings.index, settings.space) as indexer:
+        try:
+            _refresh(indexer, settings, metrics)
+        except IndexUnavailableError as error:
+            if read_snapshot(settings.index) is None:
+                raise
+            metrics.refresh_failures.inc()
+            log.warning("the last snapshot is served: %s", error)
+        yield indexer
 
 
-async def _stop_signal(following: asyncio.Task[None]) -> None:
-    """Wait for SIGTERM or SIGINT. A refresh loop that died of a defect is raised, not ignored."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopped, following}, return_when=asyncio.FIRST_COMPLETED)
-    if following.done():
-        following.result()
+def _refresh(indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics) -> None:
+    store = MilvusPersonaStore(settings.milvus_uri, settings.milvus_token.get_secret_value())
+    try:
+        changed = indexer.refresh(store)
+    finally:
+        store.close()
+    mark_checked(settings.index)
+    if changed:
+        metrics.refreshes.inc()
+    indexer.compact()
+
+
+def _refresh_for_ever(
+    indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics, stop: threading.Event
+) -> None:
+    while not stop.wait(settings.refresh_seconds):
+        try:
+            _refresh(indexer, settings, metrics)
+        except Persona4RecError as error:
+            metrics.refresh_failures.inc()
+            log.warning("the index stays as it is: %s", error)
+        except Exception:
+            # A defect must not end refreshing for good while workers go on serving an index that ages unseen.
+            metrics.refresh_failures.inc()
+            log.exception("refreshing failed")
+
+
+@contextmanager
+def _workers(settings: ServerSettings, port: int) -> Iterator[list[Worker]]:
+    """Start the workers and return once all serve. Raises what the first of them raised if one cannot."""
+    started: list[Worker] = []
+    try:
+        pipes = []
+        for _ in range(settings.workers):
+            worker, pipe = _start(settings, port)
+            started.append(worker)
+            pipes.append(pipe)
+        for worker, pipe in zip(started, pipes, strict=True):
+            _await_start(worker, pipe)
+        yield started
+    finally:
+        _stop(started, settings)
+
+
+def _start(settings: ServerSettings, port: int) -> "tuple[Worker, Connection]":
+    mine, theirs = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(target=run, args=(settings, port, theirs), name="persona4rec-worker")
+    process.start()
+    theirs.close()
+    return Worker(process, time.monotonic()), mine
+
+
+def _await_start(worker: Worker, pipe: Connection) -> None:
+    try:
+        told = pipe.recv() if pipe.poll(START_SECONDS) else ConfigurationError(f"no worker in {START_SECONDS:.0f} s")
+    except EOFError:
+        told = Persona4RecError(
+            f"a worker ended with code {worker.process.exitcode} before it served; its log says why"
+        )
+    if told is not None:
+        raise told
+
+
+def _keep_alive(
+    workers: list[Worker], settings: ServerSettings, port: int, metrics: SupervisorMetrics, stop: threading.Event
+) -> None:
+    while not stop.is_set():
+        wait([worker.process.sentinel for worker in workers], timeout=LOOK_SECONDS)
+        for number, worker in enumerate(workers):
+            if not worker.process.is_alive() and not stop.is_set():
+                workers[number] = _replaced(worker, settings, port, metrics)
+        metrics.workers.set(sum(worker.process.is_alive() for worker in workers))
+
+
+def _replaced(dead: Worker, settings: ServerSettings, port: int, metrics: SupervisorMetrics) -> Worker:
+    log.error("worker %s ended with code %s and is replaced", dead.process.pid, dead.process.exitcode)
+    mark_process_dead(dead.process.pid)  # type: ignore[no-untyped-call]
+    metrics.restarts.inc()
+    time.sleep(max(0.0, RESTART_SECONDS - (time.monotonic() - dead.started)))
+    worker, pipe = _start(settings, port)
+    pipe.close()
+    return worker
+
+
+def _stop(workers: list[Worker], settings: ServerSettings) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    # A worker drains by itself; what is still there a little later hangs.
+    deadline = time.monotonic() + settings.drain_seconds + START_SECONDS / 10
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            log.error("worker %s did not stop and is killed", worker.process.pid)
+            worker.process.kill()
+            worker.process.join()
+
+
+def _announce(settings: ServerSettings, port: int, metrics_port: int) -> None:
+    snapshot = read_snapshot(settings.index)
+    log.info("index %s in %s", snapshot.version if snapshot else "none", settings.index)
+    log.info(
+        "serving gRPC on %s:%d with %d workers, metrics on http://%s:%d/metrics",
+        settings.host,
+        port,
+        settings.workers,
+        settings.host,
+        metrics_port,
+    )

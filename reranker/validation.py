@@ -13,6 +13,10 @@ from reranker.v1 import reranker_pb2 as pb
 
 # An id or label is quoted in an error up to this many characters: enough to recognise it, too few to fill a log.
 QUOTED = 80
+# What Recommend returns where the request does not say.
+DEFAULT_N = 10
+# Of a character, at most: most ids need not be encoded to be known to be short enough.
+UTF8_BYTES = 4
 
 
 def check_rerank(request: pb.RerankRequest, limits: Limits) -> None:
@@ -33,27 +37,37 @@ def check_recommend(request: pb.RecommendRequest, limits: Limits) -> None:
     check_id("user_id", request.user_id, limits)
     check_at_most("n", request.n, limits.candidates)
     check_at_most("candidates", request.candidates, limits.candidates)
-    if 0 < request.candidates < request.n:
-        raise InvalidRequestError(f"candidates is {request.candidates}, fewer than n = {request.n}: ask for n at least")
+    n = request.n or DEFAULT_N
+    if 0 < request.candidates < n:
+        raise InvalidRequestError(f"candidates is {request.candidates}, fewer than n = {n}: ask for n at least")
     check_ids("exclude_item_ids", request.exclude_item_ids, limits)
     check_fusion_weight(request)
     check_label("variant", request.variant, limits)
 
 
 def check_candidates(candidates: Sequence[pb.Candidate], limits: Limits) -> None:
-    seen: dict[str, int] = {}
+    """Raise InvalidRequestError for the first candidate that breaks the contract; good ones are passed in bulk."""
+    item_ids = [candidate.item_id for candidate in candidates]
+    distinct = set(item_ids)
+    sound = len(distinct) == len(item_ids) and "" not in distinct
+    short = max(map(len, item_ids)) * UTF8_BYTES <= limits.id_bytes
+    if sound and short and math.isfinite(math.fsum(candidate.score for candidate in candidates)):
+        return
     for place, candidate in enumerate(candidates):
-        check_id(f"candidates[{place}].item_id", candidate.item_id, limits)
-        first = seen.setdefault(candidate.item_id, place)
-        if first != place:
-            raise InvalidRequestError(
-                f"candidates[{place}].item_id {_quoted(candidate.item_id)} repeats candidates[{first}]: "
-                "send each item once"
-            )
-        if not math.isfinite(candidate.score):
-            raise InvalidRequestError(
-                f"candidates[{place}].score is {candidate.score}: send a finite number, or leave it out"
-            )
+        _check_candidate(place, candidate, item_ids, limits)
+
+
+def _check_candidate(place: int, candidate: pb.Candidate, item_ids: list[str], limits: Limits) -> None:
+    check_id(f"candidates[{place}].item_id", candidate.item_id, limits)
+    first = item_ids.index(candidate.item_id)
+    if first != place:
+        raise InvalidRequestError(
+            f"candidates[{place}].item_id {_quoted(candidate.item_id)} repeats candidates[{first}]: send each item once"
+        )
+    if not math.isfinite(candidate.score):
+        raise InvalidRequestError(
+            f"candidates[{place}].score is {candidate.score}: send a finite number, or leave it out"
+        )
 
 
 def check_history(history: pb.History, limits: Limits) -> None:
@@ -79,8 +93,7 @@ def check_ids(field: str, values: Sequence[str], limits: Limits) -> None:
 def check_id(field: str, value: str, limits: Limits, otherwise: str = "") -> None:
     if not value:
         raise InvalidRequestError(f"{field} is empty: it is required" + (f", {otherwise}" if otherwise else ""))
-    # A character is 4 bytes at most, so that most ids need not be encoded to be measured.
-    if len(value) * 4 > limits.id_bytes and len(value.encode()) > limits.id_bytes:
+    if len(value) * UTF8_BYTES > limits.id_bytes and len(value.encode()) > limits.id_bytes:
         raise InvalidRequestError(f"{field} {_quoted(value)} has {len(value.encode())} bytes, over {limits.id_bytes}")
 
 

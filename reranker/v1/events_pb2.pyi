@@ -36,7 +36,9 @@ class Interaction(_message.Message):
     event_id: _builtins.str
     """Unique per event. A review sent both here and to `reviews` has the same id in both."""
     user_id: _builtins.str
+    """Who did it. Required."""
     item_id: _builtins.str
+    """What it was done with. Required."""
     event_time: _builtins.int
     """When it happened. Required."""
     kind: _builtins.str
@@ -100,7 +102,9 @@ class Aspects(_message.Message):
     event_id: _builtins.str
     """The event_id of the interaction it belongs to; the two may arrive in any order."""
     user_id: _builtins.str
+    """Who wrote the review. Required."""
     item_id: _builtins.str
+    """What the review is of. Required."""
     event_time: _builtins.int
     """Of the review."""
     embedding_space: _builtins.str
@@ -147,7 +151,9 @@ class Erasure(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
+    """Unique per erasure."""
     user_id: _builtins.str
+    """Whom to forget. Required."""
     event_time: _builtins.int
     """Events of the user up to this time are erased and stay so through any replay."""
     def __init__(
@@ -180,14 +186,19 @@ class Review(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     review_id: _builtins.str
+    """Unique per review; a later event with the same id takes the place of an earlier one."""
     user_id: _builtins.str
+    """Who wrote it. Required."""
     item_id: _builtins.str
+    """What it is of. Required."""
     event_time: _builtins.int
+    """When it was written, changed or taken down. Required."""
     rating: _builtins.float
     """Default: absent."""
     title: _builtins.str
     """Default empty."""
     text: _builtins.str
+    """What it says. Required unless `deleted`."""
     deleted: _builtins.bool
     """The review was taken down. Default false."""
     def __init__(
@@ -246,14 +257,19 @@ class Item(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
+    """The item. Required."""
     event_time: _builtins.int
+    """When it came, changed or left. Required."""
     title: _builtins.str
+    """Default empty."""
     description: _builtins.str
     """Default empty."""
     deleted: _builtins.bool
     """The item left the catalogue. Default false."""
     @_builtins.property
-    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """From the broadest to the narrowest, or in any order. Default empty."""
+
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Further metadata by name. Default empty."""
@@ -287,9 +303,11 @@ class Published(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
+    """The item. Required."""
     generation: _builtins.int
     """Of the manifest. Readers fetch the item if theirs is older."""
     deleted: _builtins.bool
+    """The item left the index. Default false."""
     def __init__(
         self,
         *,

@@ -62,6 +62,7 @@ class _Degradation:
 class _DegradationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degradation.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DEGRADATION_UNSPECIFIED: _Degradation.ValueType  # 0
+    """Never sent."""
     DEGRADATION_UNKNOWN_USER: _Degradation.ValueType  # 1
     """The history store does not know the user: the first stage's order stands."""
     DEGRADATION_EMPTY_HISTORY: _Degradation.ValueType  # 2
@@ -83,6 +84,7 @@ class Degradation(_Degradation, metaclass=_DegradationEnumTypeWrapper):
     """What the answer had to do without."""
 
 DEGRADATION_UNSPECIFIED: Degradation.ValueType  # 0
+"""Never sent."""
 DEGRADATION_UNKNOWN_USER: Degradation.ValueType  # 1
 """The history store does not know the user: the first stage's order stands."""
 DEGRADATION_EMPTY_HISTORY: Degradation.ValueType  # 2
@@ -335,6 +337,7 @@ class RankedItem(_message.Message):
     PERSONA_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
+    """As sent, or as generated."""
     rank: _builtins.int
     """Place in the answer, from 1."""
     rank_before: _builtins.int
@@ -447,7 +450,9 @@ class RerankResponse(_message.Message):
         """What the answer had to do without, each at most once. Default: nothing."""
 
     @_builtins.property
-    def timings(self) -> Global___StageTimings: ...
+    def timings(self) -> Global___StageTimings:
+        """Where the time of this answer went."""
+
     def __init__(
         self,
         *,
@@ -579,8 +584,11 @@ class ProfileEvent(_message.Message):
     weight: _builtins.float
     """Share of this event in the profile, 0 to 1; all shares add up to 1 (eq. 7)."""
     source: Global___VectorSource.ValueType
+    """What the event's vector was made from."""
     @_builtins.property
-    def event(self) -> Global___HistoryEvent: ...
+    def event(self) -> Global___HistoryEvent:
+        """As the store holds it."""
+
     def __init__(
         self,
         *,
@@ -607,6 +615,7 @@ class GetUserProfileResponse(_message.Message):
     EMBEDDING_SPACE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    """As sent."""
     stored_events: _builtins.int
     """How many events the store holds of this user."""
     profile_watermark: _builtins.int
@@ -672,9 +681,11 @@ class ItemPersonas(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     PERSONAS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
+    """As sent."""
     found: _builtins.bool
     """Whether the index holds the item; if not, all below is empty."""
     title: _builtins.str
+    """As published; may be empty."""
     summary: _builtins.str
     """The item summary."""
     generation: _builtins.int
@@ -800,8 +811,11 @@ class InfoResponse(_message.Message):
     index_version: _builtins.str
     """The collections the index was read from, e.g. "items_20260131t120000000"."""
     index_generation: _builtins.int
+    """As in RerankResponse."""
     items: _builtins.int
+    """In the index, deleted ones left out."""
     personas: _builtins.int
+    """In the index, over all items."""
     index_loaded_at: _builtins.int
     """When the index in use was loaded, ms since the epoch."""
     generator: _builtins.str
@@ -813,7 +827,9 @@ class InfoResponse(_message.Message):
     history_length: _builtins.int
     """Events of a history that make the profile."""
     @_builtins.property
-    def limits(self) -> Global___Limits: ...
+    def limits(self) -> Global___Limits:
+        """Of one request."""
+
     def __init__(
         self,
         *,

@@ -1,0 +1,91 @@
+"""The index directory: saved segments, and one small file that says which of them are the index now.
+
+One process of the host writes it, any number map it. `current.json` is replaced by rename, so a reader finds either the
+old list of segments or the new one; a segment is deleted only once no list has named it for a while.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+from reranker.errors import IndexUnavailableError
+from reranker.index import Index, open_index
+from reranker.segment import open_segment
+
+CURRENT = "current.json"
+# Between reading the list and mapping its segments a reader takes milliseconds; a suspended one, perhaps a minute.
+KEEP_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What `current.json` says."""
+
+    version: str
+    """The collection in Milvus that the segments were read from."""
+    segments: tuple[str, ...]
+    """Names of their directories, newest first."""
+
+
+def read_snapshot(folder: Path) -> Snapshot | None:
+    """Return the list of segments; None if there is no index here. Raises IndexUnavailableError if it is torn."""
+    try:
+        told = json.loads((folder / CURRENT).read_text())
+        return Snapshot(told["version"], tuple(told["segments"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexUnavailableError(
+            f"index {folder / CURRENT} cannot be read ({error}): delete the directory, it is built anew from Milvus"
+        ) from error
+
+
+def open_snapshot(folder: Path, snapshot: Snapshot) -> Index:
+    """Map the segments of a snapshot. Raises IndexUnavailableError and EmbeddingSpaceError by name."""
+    return open_index(snapshot.version, [open_segment(folder / name) for name in snapshot.segments])
+
+
+def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
+    """Make this the index; durable when it returns."""
+    beside = folder / f".{CURRENT}"
+    with beside.open("w") as file:
+        json.dump({"version": snapshot.version, "segments": snapshot.segments}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(folder / CURRENT)
+
+
+def stamp(folder: Path) -> int:
+    """Return a number that changes when the snapshot does; 0 without one."""
+    try:
+        return (folder / CURRENT).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def touch(folder: Path, segments: Sequence[str]) -> None:
+    """Note that these are in use now."""
+    for name in segments:
+        (folder / name).touch()
+
+
+def sweep(folder: Path, snapshot: Snapshot) -> None:
+    """Delete segments that the snapshot does not name and that are old enough for no reader to be opening them."""
+    for path in folder.glob("segment-*"):
+        if path.name not in snapshot.segments and time.time() - path.stat().st_mtime > KEEP_SECONDS:
+            rmtree(path, ignore_errors=True)
+
+
+def sweep_unfinished(folder: Path) -> None:
+    """Delete what a writer that was killed left half written. Only for the one writer, before it writes."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            rmtree(path, ignore_errors=True)
+
+
+def names(paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(path.name for path in paths)

@@ -1,0 +1,152 @@
+"""The index directory: whatever is killed and whenever, it is the index as it was or as it was to be."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reranker.errors import ConfigurationError, IndexUnavailableError
+from reranker.indexer import Indexer
+from reranker.segment import build_segment, save_segment
+from reranker.snapshot import (
+    CURRENT,
+    KEEP_SECONDS,
+    Snapshot,
+    open_snapshot,
+    read_snapshot,
+    stamp,
+    sweep,
+    write_snapshot,
+)
+from tests.reranker.making import SPACE, item, told, told_of, vector
+
+
+def saved(folder: Path, generation: int = 1) -> str:
+    return save_segment(build_segment(SPACE, 2, [item("a", [vector(1, 0)], generation=generation)]), folder).name
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    assert read_snapshot(tmp_path) is None
+    assert stamp(tmp_path) == 0
+    new, old = saved(tmp_path, 2), saved(tmp_path, 1)
+    write_snapshot(tmp_path, Snapshot("v", (new, old)))
+    assert read_snapshot(tmp_path) == Snapshot("v", (new, old))
+    assert told(open_snapshot(tmp_path, Snapshot("v", (new, old)))) == told_of([item("a", [vector(1, 0)], None, 2)])
+    before = stamp(tmp_path)
+    write_snapshot(tmp_path, Snapshot("v", (new,)))
+    assert stamp(tmp_path) != before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": "v"}', '{"version": "v", "segments": 5}', "\xff"])
+def test_a_torn_list_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / CURRENT).write_bytes(text.encode("latin-1"))
+    with pytest.raises(IndexUnavailableError, match=r"current\.json cannot be read .*delete the directory"):
+        read_snapshot(tmp_path)
+
+
+def test_a_segment_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IndexUnavailableError, match="segment-000000000001-gone"):
+        open_snapshot(tmp_path, Snapshot("v", ("segment-000000000001-gone",)))
+
+
+def test_sweeping_spares_what_is_named_and_what_is_fresh(tmp_path: Path) -> None:
+    named, fresh, old = (saved(tmp_path, generation) for generation in (1, 2, 3))
+    long_ago = time.time() - KEEP_SECONDS - 5
+    for name in (named, old):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    sweep(tmp_path, Snapshot("v", (named,)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [named, fresh]
+
+
+def test_a_segment_that_was_in_use_until_now_is_fresh(tmp_path: Path) -> None:
+    """A reader may have read the list a moment ago, however old the segment itself is."""
+    old, new = saved(tmp_path, 1), saved(tmp_path, 2)
+    long_ago = time.time() - KEEP_SECONDS - 5
+    os.utime(tmp_path / old, (long_ago, long_ago))
+    write_snapshot(tmp_path, Snapshot("v", (old,)))
+    with Indexer(tmp_path, SPACE) as indexer:
+        indexer._use(Snapshot("v", (new,)))
+    assert (tmp_path / old).is_dir()
+
+
+def test_a_second_indexer_is_refused_by_name(tmp_path: Path) -> None:
+    with Indexer(tmp_path, SPACE):
+        with pytest.raises(ConfigurationError, match=f"{tmp_path} is written by another server"):
+            Indexer(tmp_path, SPACE)
+        script = (
+            f"from pathlib import Path; from reranker.indexer import Indexer; Indexer(Path({str(tmp_path)!r}), None)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert f"ConfigurationError: index directory {tmp_path} is written by another server" in done.stderr
+    with Indexer(tmp_path, SPACE):
+        pass
+
+
+def test_a_directory_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"file/index cannot be written"):
+        Indexer(tmp_path / "file" / "index", None)
+
+
+# Writes generation after generation, as an indexer does: a delta, and now and then all merged into one.
+_WRITE = """
+import sys
+from pathlib import Path
+from reranker import snapshot
+from reranker.indexer import Indexer
+from reranker.segment import build_segment, merge_segments, open_segment, save_segment
+from reranker.snapshot import Snapshot, read_snapshot
+from tests.reranker.making import SPACE, item, vector
+
+snapshot.KEEP_SECONDS = 0.0
+folder = Path(sys.argv[1])
+with Indexer(folder, SPACE) as indexer:
+    found = read_snapshot(folder)
+    names = found.segments if found else ()
+    generation = max((open_segment(folder / name).generation for name in names), default=0)
+    while True:
+        generation += 1
+        items = [item(f"i{n}", [vector(generation, n)] * (1 + generation % 3), generation=generation) for n in range(9)]
+        names = (save_segment(build_segment(SPACE, 2, items), folder).name, *names)
+        if len(names) > 3:
+            names = (merge_segments([open_segment(folder / name) for name in names], folder).name,)
+        print("next", generation, flush=True)
+        indexer._use(Snapshot("v", names))
+        print("done", generation, flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
+    chance, seen = random.Random(0), set()
+    for _ in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITE, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout
+            said = [writer.stdout.readline() for _ in range(2)]
+            time.sleep(chance.uniform(0, 0.1))
+            writer.send_signal(signal.SIGKILL)
+            said += writer.stdout.readlines()
+        done = [int(line.split()[1]) for line in said if line.startswith("done") and line.endswith("\n")]
+        begun = [int(line.split()[1]) for line in said if line.startswith("next") and line.endswith("\n")]
+        found = read_snapshot(tmp_path)
+        assert found
+        index = open_snapshot(tmp_path, found)
+        assert max(done) <= index.generation <= max(begun)
+        assert told(index) == told_of(
+            [
+                item(f"i{n}", [vector(index.generation, n)] * (1 + index.generation % 3), None, index.generation)
+                for n in range(9)
+            ]
+        )
+        seen.add(index.generation)
+        # The next writer clears away what was half written.
+        with Indexer(tmp_path, SPACE) as indexer:
+            indexer.verify()
+            assert [path for path in tmp_path.glob(".*") if path.is_dir()] == []
+    assert len(seen) == 6, "each writer went on where the killed one had stopped"
