@@ -9,14 +9,20 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
+from offline.csv_records import csv_records
 from offline.errors import DatasetError
 from offline.records import Interaction, Record
 
 PARQUET_BATCH_ROWS = 1024
 """Rows decoded at a time: enough to amortise a batch, little enough to hold beside anything else."""
+
+LONGEST_LINE = 64 * 1024 * 1024
+"""Bytes read as one line at most: far above any record, far below memory. A file that is one line, like a JSON array,
+is met in pieces, each of them a bad line."""
 
 INTERACTION_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
 
@@ -36,14 +42,16 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the lines of a .jsonl, .csv (either may be .gz) or .parquet file that are not blank, one by one.
+    """Yield the lines of a .jsonl, .csv, .tsv (each may be .gz) or .parquet file that are not blank, one by one.
+
+    A record of CSV may run over several lines, within quotes; it is numbered by its first.
 
     Raises:
         DatasetError: the file as a whole cannot be read, e.g. a torn .gz.
 
     """
-    name = path.name.removesuffix(".gz")
-    reader = _parquet_lines if name.endswith(".parquet") else _csv_lines if name.endswith(".csv") else _json_lines
+    kind = Path(path.name.removesuffix(".gz")).suffix
+    reader = {".parquet": _parquet_lines, ".csv": _csv_lines, ".tsv": _csv_lines}.get(kind, _json_lines)
     try:
         yield from reader(path)
     except (OSError, EOFError, zlib.error) as error:
@@ -52,24 +60,25 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def _json_lines(path: Path) -> Iterator[Line]:
     for number, raw in _physical_lines(path):
-        yield Line(number, raw, raw)
+        line = raw.rstrip(b"\r\n")
+        if line.strip():
+            yield Line(number, line, line)
 
 
 def _csv_lines(path: Path) -> Iterator[Line]:
-    """Take each physical line as a record of its own, so that a stray quote costs one line and not all that follow."""
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
     header: list[str] | None = None
-    for number, raw in _physical_lines(path):
-        try:
-            cells = next(csv.reader([raw.decode()], strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
-            yield Line(number, raw, b"", f"not a line of UTF-8 CSV ({type(error).__name__})")
-            continue
-        if header is None:
-            header = [cell.strip() for cell in cells]
-        elif len(cells) != len(header):
-            yield Line(number, raw, b"", f"{len(cells)} cells under a header of {len(header)}")
+    for record in csv_records(_physical_lines(path), delimiter):
+        raw = record.raw.rstrip(b"\r\n")
+        if record.problem:
+            yield Line(record.number, raw, b"", record.problem)
+        elif header is None:
+            header = [cell.strip() for cell in record.cells]
+        elif len(record.cells) != len(header):
+            yield Line(record.number, raw, b"", f"{len(record.cells)} cells under a header of {len(header)}")
         else:
-            yield Line(number, raw, json.dumps(dict(zip(header, cells, strict=True))).encode())
+            row = dict(zip(header, record.cells, strict=True))
+            yield Line(record.number, raw, json.dumps(row, ensure_ascii=False).encode())
 
 
 def _parquet_lines(path: Path) -> Iterator[Line]:
@@ -95,13 +104,11 @@ def _plain(value: object) -> str:
 
 
 def _physical_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines with their numbers, line breaks included."""
     with _open(path) as file:
-        for number, raw in enumerate(file, start=1):
-            line = raw.rstrip(b"\r\n")
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # the byte order mark that some editors write
-            if line.strip():
-                yield number, line
+        for number, raw in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
+            # The byte order mark that some editors write.
+            yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
 
 
 def _open(path: Path) -> BinaryIO:

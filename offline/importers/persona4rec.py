@@ -14,7 +14,7 @@ Where the files leave something open:
 - A history event has no review id. It gets that of the review with the same user, item and time, or else
   `<user>/<item>/<time>`.
 - What is to be predicted is kept out of `interactions.csv`: the pairs of `*gt`, and what `3.5_history` holds of a user
-  beyond their `3.5_history_loo`. Such events are counted as held out.
+  beyond their `3.5_history_loo`. Such events are counted as left out.
 - A selected persona is found by its own text among the item's, else by its number. Where no file holds personas of the
   item, the selected one becomes one, so that every alignment names a persona that is there.
 """
@@ -22,18 +22,18 @@ Where the files leave something open:
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
 from offline.errors import DatasetError
 from offline.importers import persona4rec_formats as formats
-from offline.lines import INTERACTION_COLUMNS, csv_line, interaction_line, json_line, read_lines, replacing
+from offline.importers.accounting import ImportReport, Outcome, Refused, SourceReport, account_for
+from offline.importers.staging import staged
+from offline.lines import INTERACTION_COLUMNS, csv_line, interaction_line, json_line, read_lines
 from offline.records import (
     MAX_ID_BYTES,
     Alignment,
@@ -51,45 +51,6 @@ EVIDENCE_LIMIT = 50
 """Review ids that an imported persona carries at most: they travel with every ranked item, and some have thousands."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceReport:
-    """What became of one file's entries: read = written + duplicates + held_out + rejected.
-
-    An entry is a review, a summary, a persona, a history event, a selection, a candidate or a pair, whatever the file
-    lists; a line that cannot be taken apart counts as one.
-    """
-
-    file: str
-    read: int
-    written: int
-    duplicates: int
-    held_out: int
-    """History events that are to be predicted and so are not written."""
-    reasons: Mapping[str, int]
-    """Why entries were rejected, with how many."""
-
-    @property
-    def rejected(self) -> int:
-        """How many entries were set aside in `rejects.jsonl`."""
-        return sum(self.reasons.values())
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import did."""
-
-    sources: tuple[SourceReport, ...]
-    written: Mapping[str, int]
-    """Records by output file; of `personas.jsonl`, items."""
-    notes: tuple[str, ...]
-    """What the person who imports should know of the result."""
-
-    @property
-    def rejected(self) -> int:
-        """How many entries of all files were set aside in `rejects.jsonl`."""
-        return sum(source.rejected for source in self.sources)
-
-
 def import_files(source: Path, out: Path, max_bad_share: float = 0.05) -> ImportReport:
     """Make a dataset in `out` of the authors' files in `source`.
 
@@ -97,7 +58,7 @@ def import_files(source: Path, out: Path, max_bad_share: float = 0.05) -> Import
     go to `out/rejects.jsonl`.
 
     Raises:
-        DatasetError: `source` holds none of the authors' files, or one cannot be read.
+        DatasetError: `source` holds none of the authors' files, or one cannot be read, or `out` cannot be written.
         TooManyRejectsError: of more than `max_bad_share` (0 to 1) of a file's lines nothing could be kept.
 
     """
@@ -105,10 +66,9 @@ def import_files(source: Path, out: Path, max_bad_share: float = 0.05) -> Import
     if not found:
         patterns = ", ".join(pattern for pattern, _ in _SOURCES)
         raise DatasetError(f"{source} holds none of the files that can be imported: {patterns}")
-    out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as files:
-        draft = _Draft.in_directory(out, files)
-        sources = tuple(_import_file(path, take, draft, max_bad_share) for path, take in found)
+    with staged(out) as staging, ExitStack() as files:
+        draft = _Draft.in_directory(staging, files)
+        sources = tuple(_import_file(path, take, draft, out, max_bad_share) for path, take in found)
         _add_selected_personas(draft)
         _add_named_items(draft)
     return ImportReport(sources, draft.counts(), tuple(_notes(draft, sources)))
@@ -117,18 +77,6 @@ def import_files(source: Path, out: Path, max_bad_share: float = 0.05) -> Import
 # ---- the dataset in the making ---------------------------------------------------------------------------------------
 
 T = TypeVar("T")
-
-
-class _Outcome(Enum):
-    WRITTEN = auto()
-    DUPLICATE = auto()
-    HELD_OUT = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    reason: str
-    raw: bytes
 
 
 @dataclass
@@ -142,15 +90,15 @@ class _Output(Generic[T]):
     keys: set[Hashable] = field(default_factory=set)
     file: IO[str] | None = None
 
-    def add(self, key: Hashable, record: T) -> _Outcome:
+    def add(self, key: Hashable, record: T) -> Outcome:
         if key in self.keys:
-            return _Outcome.DUPLICATE
+            return Outcome.DUPLICATE
         if self.file is None:
-            self.file = self.files.enter_context(replacing(self.path))
+            self.file = self.files.enter_context(self.path.open("w", encoding="utf-8", newline=""))
             self.file.write(self.header)
         self.file.write(self.to_line(record))
         self.keys.add(key)
-        return _Outcome.WRITTEN
+        return Outcome.WRITTEN
 
 
 @dataclass
@@ -183,17 +131,17 @@ class _Draft:
     """Items whose personas were written from reviews that are not known."""
 
     @classmethod
-    def in_directory(cls, out: Path, files: ExitStack) -> "_Draft":
+    def in_directory(cls, staging: Path, files: ExitStack) -> "_Draft":
         return cls(
-            items=_Output(out / "items.jsonl", json_line, files),
-            reviews=_Output(out / "reviews.jsonl", json_line, files),
-            summaries=_Output(out / "summaries.jsonl", json_line, files),
-            aspects=_Output(out / "aspects.jsonl", json_line, files),
-            interactions=_Output(out / "interactions.csv", interaction_line, files, csv_line(INTERACTION_COLUMNS)),
-            personas=_Output(out / "personas.jsonl", json_line, files),
-            alignments=_Output(out / "alignments.jsonl", json_line, files),
-            candidates=_Output(out / "candidates.csv", csv_line, files, csv_line(("user_id", "item_id", "score"))),
-            test=_Output(out / "test.csv", csv_line, files, csv_line(("user_id", "item_id"))),
+            items=_Output(staging / "items.jsonl", json_line, files),
+            reviews=_Output(staging / "reviews.jsonl", json_line, files),
+            summaries=_Output(staging / "summaries.jsonl", json_line, files),
+            aspects=_Output(staging / "aspects.jsonl", json_line, files),
+            interactions=_Output(staging / "interactions.csv", interaction_line, files, csv_line(INTERACTION_COLUMNS)),
+            personas=_Output(staging / "personas.jsonl", json_line, files),
+            alignments=_Output(staging / "alignments.jsonl", json_line, files),
+            candidates=_Output(staging / "candidates.csv", csv_line, files, csv_line(("user_id", "item_id", "score"))),
+            test=_Output(staging / "test.csv", csv_line, files, csv_line(("user_id", "item_id"))),
         )
 
     def counts(self) -> dict[str, int]:
@@ -203,70 +151,43 @@ class _Draft:
 
 # ---- line by line ----------------------------------------------------------------------------------------------------
 
-_Take = Callable[[bytes, _Draft], Iterator[_Outcome | _Refused]]
+_Take = Callable[[bytes, _Draft], Iterator[Outcome | Refused]]
 """Takes what one line holds into the draft, entry by entry. Raises ValueError before the first if the line is bad."""
 
 
-def _import_file(path: Path, take: _Take, draft: _Draft, max_bad_share: float) -> SourceReport:
-    outcomes: Counter[_Outcome] = Counter()
-    reasons: Counter[str] = Counter()
-    lines = bad_lines = 0
-    with Rejects(draft.items.path.parent, path.name) as rejects:
-        for line in read_lines(path):
-            of_line = _outcomes(line.json, take, draft)
-            refused = [outcome for outcome in of_line if isinstance(outcome, _Refused)]
-            for entry in refused:
-                rejects.add(line.number, entry.reason, entry.raw)
-            reasons.update(entry.reason for entry in refused)
-            outcomes.update(outcome for outcome in of_line if isinstance(outcome, _Outcome))
-            lines += 1
-            bad_lines += bool(refused) and len(refused) == len(of_line)
-        rejects.finish(lines, bad_lines, max_bad_share)
-    return SourceReport(
-        file=path.name,
-        read=outcomes.total() + reasons.total(),
-        written=outcomes[_Outcome.WRITTEN],
-        duplicates=outcomes[_Outcome.DUPLICATE],
-        held_out=outcomes[_Outcome.HELD_OUT],
-        reasons=dict(reasons),
-    )
+def _import_file(path: Path, take: _Take, draft: _Draft, out: Path, max_bad_share: float) -> SourceReport:
+    with Rejects(out, path.name) as rejects:
+        return account_for(path.name, read_lines(path), lambda raw: take(raw, draft), rejects, max_bad_share)
 
 
-def _outcomes(raw: bytes, take: _Take, draft: _Draft) -> list[_Outcome | _Refused]:
-    try:
-        return list(take(raw, draft))
-    except ValueError as error:
-        return [_Refused(reason_of(error), raw)]
-
-
-def _each(entries: Sequence[object], take: Callable[[object], _Outcome]) -> Iterator[_Outcome | _Refused]:
+def _each(entries: Sequence[object], take: Callable[[object], Outcome]) -> Iterator[Outcome | Refused]:
     """Take the entries of a line one by one, so that a bad one loses none beside it."""
     for entry in entries:
         try:
-            outcome: _Outcome | _Refused = take(entry)
+            outcome: Outcome | Refused = take(entry)
         except ValueError as error:
-            outcome = _Refused(reason_of(error), json.dumps(entry, ensure_ascii=False).encode())
+            outcome = Refused(reason_of(error), json.dumps(entry, ensure_ascii=False).encode())
         yield outcome
 
 
-def _take_review(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_review(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     yield _add_review(draft, formats.REVIEW.validate_json(raw))
 
 
-def _take_group(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_group(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     group = formats.GROUP.validate_json(raw)
     _add_description(draft, group)
     yield from _each(group.aspects, lambda entry: _add_review(draft, formats.REVIEW.validate_python(entry)))
 
 
-def _take_summary(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_summary(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     described = formats.DESCRIBED.validate_json(raw)
     if not described.summary.strip():
         raise ValueError("item_summary: is empty")
     yield _add_description(draft, described)
 
 
-def _take_personas(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_personas(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     line = formats.PERSONAS.validate_json(raw)
     _add_description(draft, line)
     known = draft.persona_ids.get(line.item_id)
@@ -282,13 +203,13 @@ def _take_personas(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
         draft.persona_ids[line.item_id] = numbers
 
 
-def _take_pair(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_pair(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     pair = formats.PAIR.validate_json(raw)
     key = (pair.user_id, pair.item_id)
     yield draft.test.add(key, key)
 
 
-def _take_history(raw: bytes, draft: _Draft, *, leave_one_out: bool) -> Iterator[_Outcome | _Refused]:
+def _take_history(raw: bytes, draft: _Draft, *, leave_one_out: bool) -> Iterator[Outcome | Refused]:
     history = formats.HISTORY.validate_json(raw)
     nothing_new = not leave_one_out and history.user_id in draft.leave_one_out_users
     yield from _each(history.reviews, partial(_add_event, draft, history.user_id, nothing_new))
@@ -296,7 +217,7 @@ def _take_history(raw: bytes, draft: _Draft, *, leave_one_out: bool) -> Iterator
         draft.leave_one_out_users.add(history.user_id)
 
 
-def _take_selection(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_selection(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     selection = formats.SELECTION.validate_json(raw)
     chosen = _selected_persona_id(draft, selection)
     draft.contradictions += re.findall(r"_(P\d+)\b", selection.reasoning)[-1:] not in ([], [selection.number])
@@ -304,7 +225,7 @@ def _take_selection(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
     yield draft.alignments.add((selection.user_id, selection.item_id, chosen), alignment)
 
 
-def _take_candidates(raw: bytes, draft: _Draft) -> Iterator[_Outcome | _Refused]:
+def _take_candidates(raw: bytes, draft: _Draft) -> Iterator[Outcome | Refused]:
     candidates = formats.CANDIDATES.validate_json(raw)
     yield from _each(candidates.results, partial(_add_candidate, draft, candidates.user_id))
 
@@ -327,7 +248,7 @@ _SOURCES: tuple[tuple[str, _Take], ...] = (
 # ---- entry by entry --------------------------------------------------------------------------------------------------
 
 
-def _add_description(draft: _Draft, described: formats.Described) -> _Outcome:
+def _add_description(draft: _Draft, described: formats.Described) -> Outcome:
     """Add the item, if something is said of it, and its summary. Return what became of the summary."""
     draft.named_items[described.item_id] = None
     if described.title or described.description:
@@ -335,13 +256,13 @@ def _add_description(draft: _Draft, described: formats.Described) -> _Outcome:
     return _add_summary(draft, described.item_id, described.summary)
 
 
-def _add_summary(draft: _Draft, item_id: str, summary: str) -> _Outcome:
-    return draft.summaries.add(item_id, ItemSummary(item_id, summary)) if summary.strip() else _Outcome.DUPLICATE
+def _add_summary(draft: _Draft, item_id: str, summary: str) -> Outcome:
+    return draft.summaries.add(item_id, ItemSummary(item_id, summary)) if summary.strip() else Outcome.DUPLICATE
 
 
-def _add_review(draft: _Draft, review: formats.SourceReview) -> _Outcome:
+def _add_review(draft: _Draft, review: formats.SourceReview) -> Outcome:
     outcome = draft.reviews.add(review.review_id, review.as_review())
-    if outcome is _Outcome.WRITTEN:
+    if outcome is Outcome.WRITTEN:
         draft.named_items[review.item_id] = None
         draft.review_of[review.user_id, review.item_id, review.timestamp] = review.review_id
         known = draft.evidence.get(review.item_id, ())
@@ -350,13 +271,13 @@ def _add_review(draft: _Draft, review: formats.SourceReview) -> _Outcome:
     return outcome
 
 
-def _add_event(draft: _Draft, user_id: str, nothing_new: bool, entry: object) -> _Outcome:
+def _add_event(draft: _Draft, user_id: str, nothing_new: bool, entry: object) -> Outcome:
     event = formats.EVENT.validate_python(entry)
     draft.named_items[event.item_id] = None
     _add_summary(draft, event.item_id, event.summary)
     key = (user_id, event.item_id, event.timestamp)
     if key not in draft.interactions.keys and (nothing_new or key[:2] in draft.test.keys):
-        return _Outcome.HELD_OUT
+        return Outcome.LEFT_OUT
     _add_aspects(draft, draft.review_of.get(key) or _event_review_id(*key), user_id, event)
     return draft.interactions.add(key, Interaction(user_id, event.item_id, event.rating, event.timestamp))
 
@@ -380,21 +301,21 @@ def _new_persona(
     numbers: dict[str, str],
     kept: dict[str, Persona],
     entry: object,
-) -> _Outcome:
+) -> Outcome:
     source = formats.PERSONA.validate_python(entry)
     _add_summary(draft, item_id, source.item_summary)
     persona = source.of_item(item_id, evidence)
     numbers.setdefault(source.number, persona.persona_id)
     is_new = kept.setdefault(persona.persona_id, persona) is persona
-    return _Outcome.WRITTEN if is_new else _Outcome.DUPLICATE
+    return Outcome.WRITTEN if is_new else Outcome.DUPLICATE
 
 
-def _repeated_persona(draft: _Draft, item_id: str, known: Mapping[str, str], entry: object) -> _Outcome:
+def _repeated_persona(draft: _Draft, item_id: str, known: Mapping[str, str], entry: object) -> Outcome:
     source = formats.PERSONA.validate_python(entry)
     _add_summary(draft, item_id, source.item_summary)
     if source.of_item(item_id, ()).persona_id not in known.values():
         raise ValueError("is not among the personas of the item that an earlier line has")
-    return _Outcome.DUPLICATE
+    return Outcome.DUPLICATE
 
 
 def _add_personas(draft: _Draft, item_id: str, personas: Mapping[str, Persona]) -> None:
@@ -418,7 +339,7 @@ def _selected_persona_id(draft: _Draft, selection: formats.Selection) -> str:
     raise ValueError("selects a persona that is not known, neither by its number nor by its text")
 
 
-def _add_candidate(draft: _Draft, user_id: str, entry: object) -> _Outcome:
+def _add_candidate(draft: _Draft, user_id: str, entry: object) -> Outcome:
     candidate = formats.CANDIDATE.validate_python(entry)
     key = (user_id, candidate.item_id)
     return draft.candidates.add(key, (*key, candidate.score))
@@ -457,6 +378,6 @@ def _notes(draft: _Draft, sources: Sequence[SourceReport]) -> Iterator[str]:
             f"{draft.contradictions} of {len(draft.alignments.keys)} alignments name another persona than the one "
             "their reasoning ends with. They are kept as they are named; think twice before training on them."
         )
-    held_out = sum(source.held_out for source in sources)
+    held_out = sum(source.left_out for source in sources)
     if held_out:
         yield f"{held_out} history events are to be predicted and were left out of interactions.csv."

@@ -57,3 +57,19 @@ def test_what_is_no_parquet_file_is_named(tmp_path: Path) -> None:
 def test_a_line_break_in_an_id_is_refused_where_a_line_is_a_record(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="line break"):
         write_interactions(tmp_path / "interactions.csv", [Interaction("u\n1", "a")])
+
+
+def test_a_file_that_is_one_line_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offline.lines.LONGEST_LINE", 1000)
+    path = tmp_path / "items.json"
+    path.write_bytes(b"[" + b'{"item_id": "a"}, ' * 500 + b"]")
+    assert max(len(line.raw) for line in read_lines(path)) == 1000
+
+
+def test_a_review_of_several_lines_is_one_csv_line(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.tsv"
+    path.write_text('id\ttext\n1\t"one, two\n\nthree"\n2\tfour\n')
+    assert [(line.number, line.json) for line in read_lines(path)] == [
+        (2, b'{"id": "1", "text": "one, two\\n\\nthree"}'),
+        (5, b'{"id": "2", "text": "four"}'),
+    ]

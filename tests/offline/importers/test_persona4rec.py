@@ -7,7 +7,8 @@ import pytest
 
 from offline.dataset import Alignment, Dataset, Interaction, Item, ItemPersonas, ItemSummary, Review, ReviewAspects
 from offline.errors import DatasetError, TooManyRejectsError
-from offline.importers.persona4rec import EVIDENCE_LIMIT, ImportReport, SourceReport, import_files
+from offline.importers.accounting import ImportReport, SourceReport
+from offline.importers.persona4rec import EVIDENCE_LIMIT, import_files
 from reranker.records import Persona, persona_id
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "amazon_books" / "persona4rec_sample"
@@ -275,7 +276,7 @@ def test_a_directory_without_any_of_the_files_is_refused(source: Path, out: Path
 def test_the_sample_is_accounted_for_entry_by_entry(out: Path) -> None:
     report = import_files(SAMPLE, out)
     assert {
-        source.file: (source.read, source.written, source.duplicates, source.held_out, source.rejected)
+        source.file: (source.read, source.written, source.duplicates, source.left_out, source.rejected)
         for source in report.sources
     } == {
         "1_aspects.jsonl": (50, 50, 0, 0, 0),
@@ -291,7 +292,7 @@ def test_the_sample_is_accounted_for_entry_by_entry(out: Path) -> None:
         "candidate.jsonl": (920, 891, 0, 0, 29),
     }
     for source in report.sources:
-        assert source.read == source.written + source.duplicates + source.held_out + source.rejected
+        assert source.read == source.written + source.duplicates + source.left_out + source.rejected
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="../shared/data/amazon_books/persona4rec_sample is absent")
