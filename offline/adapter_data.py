@@ -1,0 +1,219 @@
+"""What an adapter is trained on: vectors of the frozen encoder, and for each user which items go with which events."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline.evaluate import Materials
+from offline.histories import events_by_user
+from offline.records import Alignment, Interaction
+from reranker.index import Index
+from reranker.profile import ORDINARY, decay_weights
+from reranker.records import Event, Vector
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UserEvents:
+    """One user's events, newest first; all arrays of shape (events,)."""
+
+    items: Rows
+    """The item of each event, as a row of the index."""
+    vectors: Rows
+    """The vector of each event, as a row of TrainingData.event_vectors."""
+    judged: Rows
+    """The persona that was judged to explain the event (eq. 5), as a row of persona_vectors; -1: not judged."""
+    strengths: NDArray[np.float32]
+    """What each event says for its item (`reranker.feedback`); 0: nothing, so it is neither history nor target."""
+
+    @property
+    def likes(self) -> Rows:
+        """The items that some event speaks for, ascending, each once."""
+        return np.unique(self.items[self.strengths > 0])
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Frozen vectors and who took what."""
+
+    space: str
+    """Of the encoder."""
+    persona_vectors: Vector
+    """Every vector an item can be found by, contiguous by item, shape (vectors, dimension)."""
+    offsets: Rows
+    """Item i owns the vectors offsets[i] to offsets[i + 1], shape (items + 1,)."""
+    event_vectors: Vector
+    """What profiles are made of: a vector an item, then those of aspects, shape (n, dimension)."""
+    users: tuple[UserEvents, ...]
+    """Those who like two items of the index or more: one to aim at, one to know the user by."""
+    alignments: int
+    """Judged events among them."""
+    alignments_left_out: int
+    """Alignments whose item or history is not all in the user's interactions, or whose persona is not in the index."""
+
+    @property
+    def items(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def events(self) -> int:
+        return sum(len(user.items) for user in self.users)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all of it: training on other data is another training."""
+        digest = hashlib.sha256(self.space.encode())
+        for vectors in (self.persona_vectors, self.event_vectors):
+            digest.update(vectors.astype("<f4").tobytes())
+        for rows in (self.offsets, *(rows for user in self.users for rows in (user.items, user.vectors, user.judged))):
+            digest.update(rows.astype("<i8").tobytes())
+            digest.update(b";")
+        for user in self.users:
+            digest.update(user.strengths.astype("<f4").tobytes())
+        return digest.hexdigest()[:12]
+
+
+def training_data(
+    materials: Materials, interactions: Iterable[Interaction], alignments: Iterable[Alignment] = ()
+) -> TrainingData:
+    """Gather what the interactions say of the items of an index.
+
+    An alignment counts if its item and all of its history are among the user's interactions. So whatever was held out
+    of the interactions is held out of the alignments too: a judge that saw a held-out item tells of it by its choice.
+    """
+    histories = events_by_user(interactions, materials.aspects, materials.index.space)
+    given = tuple(alignments)
+    judged = dict(_judged(given, histories, materials.index))
+    arrays = materials.index.single.arrays
+    vectors = list(arrays.interactions)
+    users = [_user_events(user_id, events, materials.index, judged, vectors) for user_id, events in histories.items()]
+    kept = tuple(user for user in users if len(user.likes) > 1)
+    return TrainingData(
+        space=materials.index.space,
+        persona_vectors=arrays.vectors,
+        offsets=arrays.offsets,
+        event_vectors=np.stack(vectors) if vectors else arrays.interactions,
+        users=kept,
+        alignments=sum(int((user.judged >= 0).sum()) for user in kept),
+        alignments_left_out=len(given) - len(judged),
+    )
+
+
+def _judged(
+    alignments: Iterable[Alignment], histories: Mapping[str, Sequence[Event]], index: Index
+) -> Iterator[tuple[tuple[str, str], int]]:
+    rows = index.single.persona_rows()
+    taken = {user_id: {event.item_id for event in events} for user_id, events in histories.items()}
+    for alignment in alignments:
+        row = rows.get(alignment.persona_id)
+        if row is not None and {alignment.item_id, *alignment.history} <= taken.get(alignment.user_id, set()):
+            yield (alignment.user_id, alignment.item_id), row
+
+
+def _user_events(
+    user_id: str, events: Sequence[Event], index: Index, judged: Mapping[tuple[str, str], int], vectors: list[Vector]
+) -> UserEvents:
+    places = index.locate([event.item_id for event in events])
+    known = [event for event, held in zip(events, places.held.tolist(), strict=True) if held]
+    items = places.rows[places.held]
+    rows = [_vector_row(event, int(item), vectors) for event, item in zip(known, items, strict=True)]
+    return UserEvents(
+        items=items,
+        vectors=np.array(rows, np.int64),
+        judged=np.array([judged.get((user_id, event.item_id), -1) for event in known], np.int64),
+        strengths=np.array([ORDINARY.weight(event) for event in known], np.float32),
+    )
+
+
+def _vector_row(event: Event, item: int, vectors: list[Vector]) -> int:
+    """Return where the event's vector stands, as `reranker.profile` would choose it: its aspects', else its item's."""
+    if event.aspects_vector is None:
+        return item
+    vectors.append(event.aspects_vector)
+    return len(vectors) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Profiles, and what each is asked to find."""
+
+    vectors: Rows
+    """The event vectors that its profiles are made of, each once."""
+    shares: NDArray[np.float32]
+    """Share of each of `vectors` in each profile, rows adding up to 1, shape (profiles, vectors)."""
+    items: Rows
+    """The items that compete, ascending: all, or a sample with every target in it."""
+    seen: NDArray[np.bool_]
+    """Which of `items` each user has, liked or not: they compete with none, shape (profiles, items)."""
+    profiles: Rows
+    """The profile of each query, shape (queries,)."""
+    targets: Rows
+    """The item of each query, as a place in `items`."""
+    judged: Rows
+    """The judged persona of each query, as a row of persona_vectors; -1: the item's best is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """How a user's items are dealt into a history and the targets that it must find."""
+
+    targets: float
+    """Share of the user's items, 0 to 1; at least one is a target and one is history."""
+    history_length: int
+    gamma: float
+    competitors: int
+    """At most so many items compete, drawn at random; targets compete always."""
+
+
+def batch_of(data: TrainingData, users: Sequence[UserEvents], deal: Deal, random: np.random.Generator) -> Batch:
+    """Deal each user's items at random. No target is in its own history."""
+    dealt = [_dealt(user, deal, random) for user in users]
+    histories = [
+        (user.vectors[history], user.strengths[history]) for user, (history, _) in zip(users, dealt, strict=True)
+    ]
+    targets = np.concatenate([user.items[target] for user, (_, target) in zip(users, dealt, strict=True)])
+    vectors, shares = _shares(histories, deal.gamma)
+    items = _competing(data.items, targets, deal.competitors, random)
+    return Batch(
+        vectors=vectors,
+        shares=shares,
+        items=items,
+        seen=np.stack([np.isin(items, user.items) for user in users]),
+        profiles=np.repeat(np.arange(len(users)), [len(target) for _, target in dealt]),
+        targets=np.searchsorted(items, targets),
+        judged=np.concatenate([user.judged[target] for user, (_, target) in zip(users, dealt, strict=True)]),
+    )
+
+
+def _dealt(user: UserEvents, deal: Deal, random: np.random.Generator) -> tuple[Rows, Rows]:
+    """Return the events of the history, newest first, and one event of each target."""
+    liked = np.flatnonzero(user.strengths > 0)
+    distinct, firsts = np.unique(user.items[liked], return_index=True)
+    count = min(max(round(deal.targets * len(distinct)), 1), len(distinct) - 1)
+    aimed = random.permutation(len(distinct))[:count]
+    history = liked[~np.isin(user.items[liked], distinct[aimed])]
+    return history[: deal.history_length], liked[firsts[aimed]]
+
+
+def _shares(histories: Sequence[tuple[Rows, NDArray[np.float32]]], gamma: float) -> tuple[Rows, NDArray[np.float32]]:
+    """Return the vectors of all histories, each once, and their shares in each profile, as `reranker.profile` has them.
+
+    histories: the vectors of each and what its events say, newest first.
+    """
+    vectors, places = np.unique(np.concatenate([rows for rows, _ in histories]), return_inverse=True)
+    shares = np.zeros((len(histories), len(vectors)), np.float32)
+    profiles = np.repeat(np.arange(len(histories)), [len(rows) for rows, _ in histories])
+    weights = np.concatenate([decay_weights(len(rows), gamma) * strengths for rows, strengths in histories])
+    np.add.at(shares, (profiles, places), weights)
+    return vectors, shares / shares.sum(axis=1, keepdims=True)
+
+
+def _competing(items: int, targets: Rows, competitors: int, random: np.random.Generator) -> Rows:
+    if items <= competitors:
+        return np.arange(items)
+    return np.union1d(random.choice(items, competitors, replace=False), targets)
