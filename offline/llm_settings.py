@@ -1,0 +1,102 @@
+"""Which LLM the stages ask, and every setting of asking it, each documented where it stands.
+
+Read from, the later winning: the defaults here, environment variables (PERSONA4REC_LLM_CONCURRENCY=...), and what a
+command passes on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, JsonValue, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from offline.calls import Model
+from offline.errors import ConfigurationError
+from offline.spending import Prices
+
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class NoLlm:
+    """--llm none: the stages take their ways without an LLM."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalGguf:
+    """--llm local=PATH: a model file that is served for the time of the command."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLlm:
+    """--llm URL: an endpoint that speaks the OpenAI API."""
+
+    url: str
+
+
+LlmSource = NoLlm | LocalGguf | RemoteLlm
+
+
+def llm_source(text: str) -> LlmSource:
+    """Parse the value of --llm: none, local=PATH, or a URL. Raises ConfigurationError for anything else."""
+    if text == "none":
+        return NoLlm()
+    scheme, _, path = text.partition("=")
+    if scheme == "local" and path:
+        return LocalGguf(Path(path).expanduser())
+    parts = urlsplit(text)
+    if parts.scheme in {"http", "https"} and parts.hostname:
+        return RemoteLlm(text.rstrip("/"))
+    raise ConfigurationError(
+        f"--llm is {text!r}: write local=PATH for a GGUF model file, the base URL of an OpenAI-compatible endpoint "
+        "(https://HOST/v1), or none"
+    )
+
+
+class LlmSettings(BaseSettings):
+    """How an LLM is asked."""
+
+    model_config = SettingsConfigDict(env_prefix="PERSONA4REC_LLM_", frozen=True)
+
+    model: str = ""
+    """Its name at the endpoint; may stay empty where the endpoint has just one."""
+    api_key: SecretStr = SecretStr("")
+    """Best given by its environment variable alone."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Requests in flight. Hosted endpoints answer with 429 where it is too many; one GPU batches about as many."""
+    timeout_seconds: Seconds = 180.0
+    """Of one request: 1,000 tokens take 170 s at 6 a second, what one of four gets of a 1.5B model on two cores."""
+    patience_seconds: Seconds = 600.0
+    """How long one request is tried for in all, waits included: outlives a restart of an endpoint that loads 100 GB."""
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """How often a call is put to the model until its answer is usable; then the call is rejected: each one
+    is paid for, and what fails at three temperatures is the fault of the prompt."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    seed: int = 0
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the limit of the answer's tokens; OpenAI's reasoning models know only the longer name."""
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further fields of every request body, in place of ours of the same name; null leaves a field out."""
+    input_price: Price = 0.0
+    """Of a million input tokens, in any currency."""
+    output_price: Price = 0.0
+    """Of a million output tokens, in the same currency."""
+    budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """What one run of one stage may cost at most, in the currency of the prices; none: no limit."""
+    local_slots: Annotated[int, Field(ge=1, le=256)] = 4
+    """Requests that a local LLM works on at once: on a few cores more of them only share the same tokens per second."""
+    local_context: Annotated[int, Field(ge=512)] = 8192
+    """Tokens of prompt and answer together that one request to a local LLM may have; its memory grows with it."""
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(self.input_price, self.output_price)
+
+    def named(self, name: str) -> Model:
+        """Return what decides a reply of the model that the endpoint calls `name`."""
+        return Model(name, self.temperature, self.seed, self.limit_field, self.parameters)

@@ -1,0 +1,161 @@
+"""What an LLM replied, and what can be made of it: an answer, or the reason why there is none."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from offline.calls import Answer
+from offline.rejects import reason_of
+
+CANDIDATES = 32
+"""Places in a reply where a JSON object may begin that are tried; prose and reasoning before it hold a few braces."""
+
+_DECODER = json.JSONDecoder(strict=False)
+_BRACE = re.compile(r"\{")
+
+
+class Reason(StrEnum):
+    """Why a call has no answer."""
+
+    MALFORMED = "malformed"
+    """The reply holds no JSON object."""
+    SCHEMA = "schema"
+    """It holds one that breaks the schema."""
+    TRUNCATED = "truncated"
+    """It was cut off at the limit of tokens."""
+    REFUSED = "refused"
+    """The model declined."""
+    FILTERED = "filtered"
+    """The endpoint's content filter stepped in."""
+    REQUEST = "request"
+    """The endpoint found the request itself at fault, e.g. too long for its context."""
+    UNREACHABLE = "unreachable"
+    """The endpoint gave no reply in time, however often it was asked."""
+    UNSAVED = "unsaved"
+    """There was a reply, but the cache could not take it, e.g. for a full disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A call without an answer."""
+
+    reason: Reason
+    detail: str
+    """For people; without words of the prompt or the reply, as these are made of personal data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that were used."""
+
+    asks: int = 0
+    """Requests that were answered; a call takes more than one when its first answer is no good."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.asks + other.asks,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.asks - other.asks,
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+        )
+
+
+NOTHING = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one request."""
+
+    text: str
+    finish: str
+    """Why it ended, in the endpoint's words: stop, length, content_filter."""
+    refusal: str = ""
+    usage: Usage | None = None
+    """None: the endpoint did not say."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+def reply_of(completion: bytes | dict[str, Any]) -> Reply:
+    """Return the reply in a chat completion, as JSON or decoded. Raises ValueError where it is not one."""
+    if isinstance(completion, bytes):
+        found = _Completion.model_validate_json(completion)
+    else:
+        found = _Completion.model_validate(completion)
+    choice = found.choices[0]
+    usage = None if found.usage is None else Usage(1, found.usage.prompt_tokens, found.usage.completion_tokens)
+    return Reply(choice.message.content or "", choice.finish_reason or "", choice.message.refusal or "", usage)
+
+
+def read(reply: Reply, schema: type[Answer]) -> Answer | Rejected:
+    """Return the answer in a reply, else the reason why there is none.
+
+    JSON in a Markdown fence, after reasoning or amid prose is found. Of a reply that was cut off, only a whole that is
+    valid counts: an object within it may be a part of what was meant.
+    """
+    if reply.finish == "content_filter":
+        return Rejected(Reason.FILTERED, "the endpoint's content filter cut the reply off")
+    if reply.refusal:
+        return Rejected(Reason.REFUSED, "the model declined to answer")
+    cut_off = reply.finish == "length"
+    answer = _first_valid([reply.text] if cut_off else _objects(reply.text), schema)
+    if isinstance(answer, Rejected) and cut_off:
+        return Rejected(Reason.TRUNCATED, f"cut off after {len(reply.text):,} characters at the limit of tokens")
+    return answer
+
+
+def _first_valid(texts: "Iterator[str] | list[str]", schema: type[Answer]) -> Answer | Rejected:
+    rejected = Rejected(Reason.MALFORMED, "the reply holds no JSON object")
+    for text in texts:
+        try:
+            return schema.model_validate_json(text)
+        except ValidationError as error:
+            if rejected.reason is Reason.MALFORMED and error.errors()[0]["type"] != "json_invalid":
+                rejected = Rejected(Reason.SCHEMA, reason_of(error))
+    return rejected
+
+
+def _objects(text: str) -> Iterator[str]:
+    """Yield the whole text, then every JSON object in it that is not within one already yielded."""
+    yield text
+    end = 0
+    for start in [brace.start() for _, brace in zip(range(CANDIDATES), _BRACE.finditer(text), strict=False)]:
+        if start < end:
+            continue
+        try:
+            end = _DECODER.raw_decode(text, start)[1]
+        except (ValueError, RecursionError):
+            continue
+        yield text[start:end]

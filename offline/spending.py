@@ -1,0 +1,125 @@
+"""What calls cost, and a budget that no run exceeds."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from offline.calls import Call, Model, cache_key, estimated_input_tokens, estimated_tokens
+from offline.errors import BudgetExhaustedError
+from offline.llm_cache import ResponseCache
+from offline.replies import NOTHING, Reply, Usage
+
+ENOUGH_ASKS = 20
+"""Answered requests of a stage from which its mean answer is taken as typical; below, every answer is taken as long as
+it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What an endpoint charges, per million tokens, in any currency; a local model charges nothing."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def cost(self, input_tokens: float, output_tokens: float) -> float:
+        """Return what so many tokens cost, in the currency of the prices."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run of a stage would ask for, if it ran now."""
+
+    calls: int
+    """All of them."""
+    cached: int
+    """Those that the cache answers, at no cost."""
+    input_tokens: int
+    """Of the others: a quarter of their prompts' UTF-8 bytes (`offline.calls.BYTES_PER_TOKEN`)."""
+    output_tokens: int
+    """Of the others: as many each as the stage's answers had in the mean, once there were 20; else the most allowed."""
+    from_experience: bool
+    """Whether `output_tokens` comes from the stage's earlier answers."""
+    cost: float
+    cost_at_most: float
+    """With every answer as long as it may be, each call answered at its first attempt."""
+
+
+class Ledger:
+    """The account of one run. Its budget holds also for the requests in flight: each reserves the most it may cost.
+
+    `budget` is in the currency of the prices; None: no limit. Used within one event loop.
+    """
+
+    def __init__(self, prices: Prices, budget: float | None) -> None:
+        self.prices = prices
+        self.budget = budget
+        self.spent = 0.0
+        self.usage = NOTHING
+        self._reserved: dict[int, float] = {}
+        self._freed = asyncio.Condition()
+
+    async def reserve(self, ask: int, cost: float) -> None:
+        """Set aside what a request may cost, waiting for requests in flight where only they stand in the way.
+
+        Raises BudgetExhaustedError if the budget does not have it.
+        """
+        async with self._freed:
+            while not self._affords(cost):
+                if not self._reserved:
+                    raise BudgetExhaustedError(
+                        f"the budget of {self.budget:g} does not reach further: {self.spent:.6g} are spent, and the "
+                        f"next request may cost {cost:.6g}. What was answered is cached: run again with a larger budget"
+                    )
+                await self._freed.wait()
+            self._reserved[ask] = cost
+
+    async def settle(self, ask: int, usage: Usage) -> None:
+        """Book what a request has used in place of what was reserved for it."""
+        async with self._freed:
+            self._reserved.pop(ask, None)
+            self.book(usage)
+            self._freed.notify_all()
+
+    def book(self, usage: Usage) -> None:
+        """Book what was used without having been reserved."""
+        self.spent += self.prices.cost(usage.input_tokens, usage.output_tokens)
+        self.usage += usage
+
+    def _affords(self, cost: float) -> bool:
+        return self.budget is None or self.spent + sum(self._reserved.values()) + cost <= self.budget
+
+
+def usage_of(reply: Reply, call: Call[Any]) -> Usage:
+    """Return what a reply has used, estimated where the endpoint did not say."""
+    return reply.usage or Usage(1, estimated_input_tokens(call), estimated_tokens(reply.text))
+
+
+def estimate(stage: str, calls: Iterable[Call[Any]], model: Model, prices: Prices, cache: ResponseCache) -> Estimate:
+    """Return what a run of these calls would cost, without asking anybody; they are taken one by one."""
+    total = input_tokens = output_at_most = open_calls = 0
+    for call in calls:
+        total += 1
+        if cache.find(cache_key(call, model)) is None:
+            open_calls += 1
+            input_tokens += estimated_input_tokens(call)
+            output_at_most += call.max_tokens
+    mean = _mean_output(stage, model.name, cache)
+    output_tokens = output_at_most if mean is None else min(output_at_most, round(mean * open_calls))
+    return Estimate(
+        calls=total,
+        cached=total - open_calls,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        from_experience=mean is not None,
+        cost=prices.cost(input_tokens, output_tokens),
+        cost_at_most=prices.cost(input_tokens, output_at_most),
+    )
+
+
+def _mean_output(stage: str, model: str, cache: ResponseCache) -> float | None:
+    known = [line.usage for line in cache.spending() if (line.stage, line.model) == (stage, model)]
+    if not known or known[0].asks < ENOUGH_ASKS:
+        return None
+    return known[0].output_tokens / known[0].asks

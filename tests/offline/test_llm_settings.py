@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from offline.errors import ConfigurationError
+from offline.llm_settings import LlmSettings, LlmSource, LocalGguf, NoLlm, RemoteLlm, llm_source
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("none", NoLlm()),
+        ("local=/models/a=b.gguf", LocalGguf(Path("/models/a=b.gguf"))),
+        ("local=~/m.gguf", LocalGguf(Path.home() / "m.gguf")),
+        ("http://127.0.0.1:8000/v1/", RemoteLlm("http://127.0.0.1:8000/v1")),
+        ("https://api.example.com/v1", RemoteLlm("https://api.example.com/v1")),
+    ],
+)
+def test_llm_source(text: str, source: LlmSource) -> None:
+    assert llm_source(text) == source
+
+
+@pytest.mark.parametrize("text", ["", "None", "local", "local=", "ftp://host/v1", "https://", "model.gguf"])
+def test_what_is_no_llm_is_quoted_with_what_would_be(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--llm is {text!r}: write local=PATH"):
+        llm_source(text)
+
+
+def test_settings_come_from_the_environment_and_the_key_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONA4REC_LLM_API_KEY", "s3cret")
+    monkeypatch.setenv("PERSONA4REC_LLM_PARAMETERS", '{"top_p": 0.5, "seed": null}')
+    settings = LlmSettings(concurrency=3)
+    assert settings.api_key.get_secret_value() == "s3cret"
+    assert "s3cret" not in f"{settings!r}{settings}"
+    assert settings.named("m").parameters == {"top_p": 0.5, "seed": None}
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"input_price": -1}, {"budget": float("inf")}, {"attempts": 0}])
+def test_settings_have_ranges(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        LlmSettings(**wrong)  # type: ignore[arg-type]
