@@ -1,0 +1,420 @@
+"""Publishing to a real Milvus: what is written, what is left alone, and what readers see meanwhile."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymilvus import MilvusClient
+
+from offline.dataset import Dataset
+from offline.encoder import SentenceEncoder
+from offline.publish import Document, PublishReport, documents, embed, publish
+from offline.records import Item
+from offline.text import interaction_text
+from offline.vector_cache import CachedEncoder
+from reranker.errors import EmbeddingSpaceError, IndexUnavailableError
+from reranker.index import Index, build_index
+from reranker.personas_milvus import MilvusPersonaStore
+from reranker.records import Manifest, Persona, Vector, persona_id
+from reranker.segment import Arrays
+from tests.offline.encoders import Counting
+from tests.offline.reading import loaded, refreshed
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def few(books: tuple[Document, ...]) -> tuple[Document, ...]:
+    return books[:6]
+
+
+def renamed(document: Document, place: int = 0) -> Document:
+    """Return the document with another name for one of its personas."""
+    old = document.personas[place]
+    item_id, name = document.item.item_id, f"{old.name} Anew"
+    new_id = persona_id(item_id, name, old.description, old.preference_rationale)
+    personas = [*document.personas]
+    personas[place] = replace(old, persona_id=new_id, name=name)
+    return replace(document, personas=tuple(personas))
+
+
+def manifests(store: MilvusPersonaStore) -> dict[str, Manifest]:
+    """Return the manifests of the items that are there, by item."""
+    found = store.manifests(store.version() or "")
+    return {manifest.item_id: manifest for manifest, _ in found if not manifest.deleted}
+
+
+def generations(index: Index, found: Sequence[Document]) -> dict[str, int]:
+    return {document.item.item_id: index.item(document.item.item_id).generation for document in found}
+
+
+def personas_of(index: Index, item_id: str) -> tuple[Persona, ...]:
+    return tuple(
+        Persona(p.persona_id, p.name, p.description, p.preference_rationale, tuple(p.evidence))
+        for p in index.item(item_id).personas
+    )
+
+
+def row_ids(store: MilvusPersonaStore) -> set[str]:
+    """Return the ids of all rows there are, named by a manifest or not."""
+    client = MilvusClient(store.uri)
+    found = client.query(f"personas_{store.version()}", filter="", output_fields=["persona_id"], limit=10_000)
+    client.close()
+    return {row["persona_id"] for row in found}
+
+
+# An item's message has its generation in it, which is what publishing counted.
+SAME_WHATEVER_THE_GENERATION = {field.name for field in fields(Arrays)} - {"items", "item_spans"}
+
+
+def assert_holds(store: MilvusPersonaStore, found: Sequence[Document], encoder: CachedEncoder) -> None:
+    """Check that the index is exactly what these documents make, row for row and number for number."""
+    index, stored = loaded(store), manifests(store)
+    items = embed(sorted(found, key=lambda document: document.item.item_id), encoder, 0)
+    expected = build_index("expected", encoder.space, encoder.dimension, items)
+    assert (index.space, index.dimension) == (encoder.space, encoder.dimension)
+    assert (index.item_count, index.persona_count) == (expected.item_count, expected.persona_count)
+    for name in SAME_WHATEVER_THE_GENERATION:
+        assert np.array_equal(getattr(index.single.arrays, name), getattr(expected.single.arrays, name)), name
+    for item in items:
+        item_id = item.manifest.item_id
+        wanted = expected.item(item_id)
+        wanted.generation = stored[item_id].generation
+        assert index.item(item_id) == wanted
+        assert stored[item_id].row_ids == item.manifest.row_ids
+    assert row_ids(store) == {row_id for manifest in stored.values() for row_id in manifest.row_ids}
+
+
+def test_a_dataset_joins_items_with_their_summaries_and_personas(catalogue: Dataset) -> None:
+    found = documents(catalogue)
+    assert [document.item for document in found] == list(catalogue.items())
+    assert {d.item.item_id: d.personas for d in found} == {p.item_id: p.personas for p in catalogue.personas()}
+    assert {d.item.item_id: d.summary for d in found} == {s.item_id: s.summary for s in catalogue.summaries()}
+
+
+def test_what_was_published_is_loaded(
+    store: MilvusPersonaStore, books: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    done: list[int] = []
+    report = publish(books, store, encoder, report=done.append)
+    assert_holds(store, books, encoder)
+    personas = sum(len(document.personas) for document in books)
+    assert report == PublishReport(
+        version=store.version() or "",
+        written=len(books),
+        unchanged=0,
+        deleted=0,
+        kept=0,
+        personas=personas,
+        without_personas=0,
+    )
+    assert sum(done) == len(books)
+    assert loaded(store).persona_count == personas
+
+
+def test_publishing_again_writes_nothing_and_embeds_nothing(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(few, store, encoder)
+    before = loaded(store)
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("an unchanged dataset was written")
+
+    for method in ("upsert", "insert", "delete", "create_collection", "alter_alias", "create_alias"):
+        monkeypatch.setattr(MilvusClient, method, forbidden)
+    counting = Counting(encoder)
+    again = publish(few, store, counting)
+    assert (again.version, again.written, again.unchanged) == (first.version, 0, len(few))
+    assert counting.asked == []
+    assert generations(loaded(store), few) == generations(before, few)
+
+
+def test_a_changed_persona_rewrites_its_item_alone_and_its_old_row_goes(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    publish(few, store, encoder)
+    before = loaded(store)
+    changed = (*few[:2], renamed(few[2]), *few[3:])
+    counting = Counting(encoder)
+    report = publish(changed, store, counting)
+    assert (report.written, report.unchanged, report.personas) == (1, 5, len(few[2].personas))
+    assert counting.asked == changed[2].texts
+    item_id = few[2].item.item_id
+    assert generations(loaded(store), few) == {**generations(before, few), item_id: before.generation + 1}
+    assert few[2].personas[0].persona_id not in row_ids(store)
+    assert_holds(store, changed, encoder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: replace(d, summary="Another summary."),
+        lambda d: replace(d, item=replace(d.item, title="Another Title")),
+        lambda d: replace(d, item=replace(d.item, categories=("Another",))),
+        lambda d: replace(d, personas=(replace(d.personas[0], evidence=("r9",)), *d.personas[1:])),
+        lambda d: replace(d, personas=d.personas[::-1]),
+        lambda d: replace(d, personas=d.personas[:1]),
+        lambda d: replace(d, personas=()),
+    ],
+    ids=["summary", "title", "categories", "evidence", "order", "fewer personas", "no persona"],
+)
+def test_whatever_readers_see_of_an_item_is_a_change_of_it(
+    change: Callable[[Document], Document], store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    several = next(document for document in few if len(document.personas) > 1)
+    publish(few, store, encoder)
+    changed = [change(document) if document is several else document for document in few]
+    assert publish(changed, store, encoder).written == 1
+    assert_holds(store, changed, encoder)
+
+
+def test_what_readers_do_not_see_is_no_change(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    publish(few, store, encoder)
+    reordered = [replace(d, item=replace(d.item, attributes={"shelf": "3"})) for d in reversed(few)]
+    assert publish(reordered, store, encoder).written == 0
+
+
+def test_an_item_without_personas_is_found_by_its_summary(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    cold = replace(few[0], personas=())
+    report = publish([cold, few[1]], store, encoder)
+    assert (report.without_personas, report.personas) == (1, len(few[1].personas))
+    index = loaded(store)
+    assert manifests(store)[cold.item.item_id].row_ids == (f"{cold.item.item_id}:summary",)
+    assert personas_of(index, cold.item.item_id) == ()
+    row, arrays = index.locate([cold.item.item_id]).rows[0], index.single.arrays
+    (vector,) = arrays.vectors[arrays.offsets[row] : arrays.offsets[row + 1]]
+    assert np.array_equal(vector, encoder.encode([interaction_text(cold.item, cold.summary)])[0])
+    publish(few[:2], store, encoder)
+    assert_holds(store, few[:2], encoder)
+
+
+def test_what_is_not_in_the_dataset_stays_and_is_told_of(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    publish(few, store, encoder)
+    report = publish(few[:4], store, encoder)
+    assert (report.kept, report.deleted, report.unchanged) == (2, 0, 4)
+    assert_holds(store, few, encoder)
+
+
+def test_what_is_pruned_is_gone_and_may_come_back(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder, tmp_path: Path
+) -> None:
+    publish(few, store, encoder)
+    before = refreshed(store, tmp_path).generation
+    report = publish(few[:4], store, encoder, prune=True)
+    assert (report.kept, report.deleted, report.written) == (0, 2, 0)
+    assert_holds(store, few[:4], encoder)
+    # Readers that look for newer manifests must learn of a deletion.
+    after = refreshed(store, tmp_path)
+    assert (after.generation, after.item_count) == (before + 1, 4)
+    assert after.locate([document.item.item_id for document in few]).held.tolist() == [True] * 4 + [False] * 2
+    again = publish(few[:4], store, encoder, prune=True)
+    assert (again.kept, again.deleted) == (0, 0)
+    assert publish(few, store, encoder).written == 2
+    assert refreshed(store, tmp_path).item_count == 6
+    assert_holds(store, few, encoder)
+
+
+def test_ids_that_look_like_a_query_touch_nothing_else(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    item_id = 'a"b\\c"] or persona_id like "%" // \' 東京\t'
+    persona = Persona(persona_id(item_id, "n", "d", "r"), "n", "d", "r", ("r1",))
+    hostile = Document(Item(item_id, "t"), "s", (persona,))
+    publish([*few, hostile], store, encoder)
+    changed = [*few, renamed(hostile)]
+    publish(changed, store, encoder)
+    assert_holds(store, changed, encoder)
+    publish(few, store, encoder, prune=True)
+    assert_holds(store, few, encoder)
+
+
+# ---- another embedding space -----------------------------------------------------------------------------------------
+
+
+def of_another_space(encoder: CachedEncoder) -> SentenceEncoder:
+    assert isinstance(encoder.encoder, SentenceEncoder)
+    return replace(encoder.encoder, space="another-encoder:123456789abc:t1")
+
+
+def test_another_space_is_refused_naming_both_and_nothing_is_touched(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    publish(few, store, encoder)
+    other = of_another_space(encoder)
+    with pytest.raises(EmbeddingSpaceError, match="--rebuild") as raised:
+        publish([renamed(few[0]), *few[1:]], store, other)
+    assert encoder.space in str(raised.value)
+    assert other.space in str(raised.value)
+    assert_holds(store, few, encoder)
+
+
+def test_a_rebuild_takes_the_place_of_the_old_index_when_it_is_whole(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offline.publish.BATCH_ITEMS", 2)
+    old = publish(few, store, encoder).version
+    other = of_another_space(encoder)
+    seen: list[tuple[str | None, str]] = []
+    report = publish(
+        few[:5], store, other, rebuild=True, report=lambda _: seen.append((store.version(), loaded(store).space))
+    )
+    assert seen == [(old, encoder.space)] * 3
+    assert report.version == store.version() != old
+    assert (report.written, report.unchanged, report.kept) == (5, 0, 0)
+    assert loaded(store).space == other.space
+    assert loaded(store).item_count == 5
+    # The old version can still be read, to go back to it.
+    assert [space for _, space in store.fetch(old, store.item_ids(old))] == [encoder.space] * len(few)
+
+
+def test_a_rebuild_may_have_vectors_of_another_length(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    class Shortened(Counting):
+        space = "shortened"
+        dimension = 100
+
+        def encode(self, texts: Sequence[str]) -> Vector:
+            vectors = super().encode(texts)[:, :100]
+            return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+    publish(few, store, encoder)
+    publish(few, store, Shortened(encoder), rebuild=True)
+    assert loaded(store).dimension == 100
+
+
+def test_a_reader_of_a_fixed_space_refuses_another(
+    store: MilvusPersonaStore, few: tuple[Document, ...], encoder: CachedEncoder
+) -> None:
+    publish(few, store, encoder)
+    with pytest.raises(EmbeddingSpaceError, match=f"another and {encoder.space}"):
+        loaded(store, "another")
+
+
+def test_where_nothing_was_published_there_is_no_version(store: MilvusPersonaStore) -> None:
+    assert store.version() is None
+
+
+def test_publishing_no_items_leaves_an_empty_index(store: MilvusPersonaStore, encoder: CachedEncoder) -> None:
+    publish([], store, encoder)
+    with pytest.raises(IndexUnavailableError, match="is empty: publish a dataset"):
+        loaded(store)
+
+
+# ---- a publisher that is killed --------------------------------------------------------------------------------------
+
+ITEMS, BATCH = 24, 8
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import offline.publish
+from offline.dataset import Dataset
+from offline.vector_cache import CachedEncoder
+from persona4rec.demo import CATALOGUE
+from reranker.personas_milvus import MilvusPersonaStore
+from tests.offline.encoders import Absent
+from tests.offline.test_publish import BATCH, ITEMS, renamed
+
+when, uri, folder, space, dimension, rebuild = sys.argv[1:]
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+store = MilvusPersonaStore(uri)
+upsert, collect, manifests = store._client.upsert, store.collect, 0
+
+def dying_upsert(collection, *arguments, **options):
+    global manifests
+    if collection.startswith("items_"):
+        manifests += 1
+        if when == "rows, no manifests" and manifests == 2:
+            die()
+    upsert(collection, *arguments, **options)
+
+def dying_collect(*arguments):
+    if when == "old rows stay":
+        die()
+    collect(*arguments)
+
+store._client.upsert, store.collect = dying_upsert, dying_collect
+offline.publish.BATCH_ITEMS = BATCH
+found = [renamed(document) for document in offline.publish.documents(Dataset.open(CATALOGUE))[:ITEMS]]
+encoder = CachedEncoder(Absent(space, int(dimension)), Path(folder))
+offline.publish.publish(
+    found, store, encoder, rebuild=rebuild == "True", report=lambda _: die() if when == "between batches" else None
+)
+"""
+
+
+def publish_and_die(when: str, uri: str, encoder: CachedEncoder, *, rebuild: bool = False) -> None:
+    arguments = [when, uri, str(encoder.folder), encoder.space, str(encoder.dimension), str(rebuild)]
+    died = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=120)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
+@pytest.fixture
+def to_publish(books: tuple[Document, ...], encoder: CachedEncoder) -> list[Document]:
+    """The changed documents, already embedded, so that the publisher which dies needs no model."""
+    found = [renamed(document) for document in books[:ITEMS]]
+    encoder.encode([text for document in found for text in document.texts])
+    return found
+
+
+@pytest.mark.parametrize("when", ["between batches", "rows, no manifests", "old rows stay"])
+def test_a_killed_publish_leaves_whole_items_and_the_next_one_completes_it(
+    when: str,
+    store: MilvusPersonaStore,
+    books: tuple[Document, ...],
+    to_publish: list[Document],
+    encoder: CachedEncoder,
+) -> None:
+    publish(books[:ITEMS], store, encoder)
+    publish_and_die(when, store.uri, encoder)
+
+    index = loaded(store)
+    of_item = {d.item.item_id: personas_of(index, d.item.item_id) for d in to_publish}
+    old = {document.item.item_id for document in books[:ITEMS] if of_item[document.item.item_id] == document.personas}
+    new = {document.item.item_id for document in to_publish if of_item[document.item.item_id] == document.personas}
+    assert new == {document.item.item_id for document in to_publish[:BATCH]}
+    assert old == set(of_item) - new
+
+    report = publish(to_publish, store, encoder)
+    assert (report.written, report.unchanged) == (ITEMS - BATCH, BATCH)
+    index = loaded(store)
+    for document in to_publish:
+        assert personas_of(index, document.item.item_id) == document.personas
+    if when != "old rows stay":
+        assert_holds(store, to_publish, encoder)
+
+
+@pytest.mark.parametrize("when", ["between batches", "rows, no manifests"])
+def test_a_killed_rebuild_was_never_seen(
+    when: str,
+    store: MilvusPersonaStore,
+    books: tuple[Document, ...],
+    to_publish: list[Document],
+    encoder: CachedEncoder,
+) -> None:
+    publish(books[:ITEMS], store, encoder)
+    publish_and_die(when, store.uri, encoder, rebuild=True)
+    assert_holds(store, books[:ITEMS], encoder)
+    publish(to_publish, store, encoder, rebuild=True)
+    assert_holds(store, to_publish, encoder)
+
+
+def test_a_first_publish_that_was_killed_was_never_seen(
+    store: MilvusPersonaStore, to_publish: list[Document], encoder: CachedEncoder
+) -> None:
+    publish_and_die("between batches", store.uri, encoder)
+    assert store.version() is None
+    publish(to_publish, store, encoder)
+    assert_holds(store, to_publish, encoder)
