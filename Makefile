@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-unit lint protos clean
+.PHONY: help demo test test-unit soak lint protos clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,7 +22,10 @@ test: $(STAMP) ## Everything that must hold before a change lands
 	$(BIN)/pytest
 
 test-unit: $(STAMP) ## The part of it that starts no server
-	$(BIN)/pytest -m 'not integration'
+	$(BIN)/pytest -m 'not integration and not soak'
+
+soak: $(STAMP) ## The long forms of the fault tests: half an hour and more
+	$(BIN)/pytest -m soak
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

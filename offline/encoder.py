@@ -41,8 +41,41 @@ class Encoder(Protocol):
         ...
 
 
+class Embedder(Protocol):
+    """Turns the texts of either side of the similarity into vectors of one space: publishing and histories take this.
+
+    Both sides are one and the same for an encoder; an adapter (`offline.adapter`) has a head for each.
+    """
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def personas(self, texts: Sequence[str]) -> Vector:
+        """Return the unit vectors that items are found by, float32, shape (texts, dimension)."""
+        ...
+
+    def interactions(self, texts: Sequence[str]) -> Vector:
+        """Return the unit vectors that histories are made of, float32, shape (texts, dimension)."""
+        ...
+
+
+class BothSidesAlike:
+    """What makes an `Encoder` an `Embedder`."""
+
+    __slots__ = ()
+
+    def personas(self: Encoder, texts: Sequence[str]) -> Vector:
+        return self.encode(texts)
+
+    def interactions(self: Encoder, texts: Sequence[str]) -> Vector:
+        return self.encode(texts)
+
+
 @dataclass(frozen=True, slots=True)
-class SentenceEncoder:
+class SentenceEncoder(BothSidesAlike):
     """A sentence-transformers model with the text templates of this package."""
 
     space: str
@@ -73,13 +106,12 @@ def load_encoder(name: str = BUNDLED) -> SentenceEncoder:
     folder = _folder(name)
     try:
         model = SentenceTransformer(str(folder))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise EncoderError(f"encoder {name!r} in {folder} is not a sentence-transformers model: {error}") from error
-    dimension = model.get_embedding_dimension()
-    if dimension is None:
+        dimension = len(model.encode("a text", show_progress_bar=False))
+    except Exception as error:  # what the libraries below raise of a broken directory has no base in common
         raise EncoderError(
-            f"encoder {name!r} in {folder} does not say how long its vectors are: it needs a pooling module"
-        )
+            f"encoder {name!r} in {folder} is not a sentence-transformers model that works: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return SentenceEncoder(
         space=f"{Path(name).name}:{_fingerprint(folder)}:t{TEMPLATES}", dimension=dimension, model=model
     )

@@ -2,7 +2,19 @@
 
 from candidate_gen.errors import ConfigurationError, Persona4RecError
 
-__all__ = ["ConfigurationError", "DatasetError", "EncoderError", "Persona4RecError", "TooManyRejectsError"]
+__all__ = [
+    "AdapterError",
+    "BudgetExhaustedError",
+    "ConfigurationError",
+    "DatasetError",
+    "EncoderError",
+    "EndpointError",
+    "LlmError",
+    "LocalLlmError",
+    "Persona4RecError",
+    "ResponseCacheError",
+    "TooManyRejectsError",
+]
 
 
 class DatasetError(Persona4RecError):
@@ -15,3 +27,27 @@ class TooManyRejectsError(DatasetError):
 
 class EncoderError(Persona4RecError):
     """An encoder that cannot be loaded or used."""
+
+
+class AdapterError(Persona4RecError):
+    """An adapter that is missing, torn or of another format."""
+
+
+class LlmError(Persona4RecError):
+    """An LLM that cannot be asked. What was answered before is cached, so a further run goes on from there."""
+
+
+class BudgetExhaustedError(LlmError):
+    """The next request might exceed the budget of the run."""
+
+
+class EndpointError(LlmError):
+    """An endpoint that does not answer at all, or refuses every request: names its address and what it said."""
+
+
+class LocalLlmError(LlmError):
+    """A local LLM that cannot be started: names the model file and why."""
+
+
+class ResponseCacheError(LlmError):
+    """The file with the LLM's replies cannot be read or written."""

@@ -5,7 +5,7 @@ Lists are ranked by the functions the server ranks with, over the vectors that p
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from candidate_gen.generator import CandidateGenerator
 from candidate_gen.implicit_models import Hyperparameters, train
 from candidate_gen.interactions import Interactions
-from offline.encoder import Encoder
-from offline.histories import AspectVectors, events_by_user
+from offline.adapter import Adapter
+from offline.dataset import Dataset
+from offline.encoder import Embedder
+from offline.errors import ConfigurationError
+from offline.histories import AspectVectors, aspect_vectors, events_by_user
 from offline.measures import Comparison, Measured, Query, Values, compare, measure, summarise
-from offline.publish import Document, embed
+from offline.publish import Document, documents, embed
 from offline.splits import Fold
-from reranker.index import Index, build_index
+from reranker.index import Index, Places, build_index
 from reranker.profile import build_profile
 from reranker.records import Event, Vector
 from reranker.scoring import Scores, rerank
@@ -49,8 +52,8 @@ class Shortlist:
     item_ids: tuple[str, ...]
     """Candidates, best first."""
     scores: Scores
-    rows: NDArray[np.int64]
-    """Places of the candidates in the index; -1: not in it."""
+    places: Places
+    """Of the candidates in the index."""
     target_places: tuple[int, ...]
     """Where each target stands among the candidates; -1: it does not."""
     events: tuple[Event, ...]
@@ -63,13 +66,15 @@ class Evaluation:
 
     measured: tuple[Measured, ...]
     comparisons: tuple[Comparison, ...]
-    """Each ranker against the generator."""
+    """Each ranker against the generator, and those of each variant against the same without it."""
     ceiling: float
     """Share of queries whose item is among the candidates at all: no reranker's HR can exceed it."""
     queries: int
     users: int
     choices: tuple[Choice, ...]
     """Of each fold."""
+    variant_choices: tuple[tuple[str, tuple[Choice, ...]], ...] = ()
+    """By name of each variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +96,50 @@ class Materials:
                 targets=targets,
                 item_ids=generated.item_ids,
                 scores=generated.scores,
-                rows=self.index.rows(generated.item_ids),
+                places=self.index.locate(generated.item_ids),
                 target_places=tuple(places.get(target, -1) for target in targets),
                 events=events,
             )
 
 
-def evaluation_index(found: Sequence[Document], encoder: Encoder) -> Index:
+Prepare = Callable[[Fold, Choice], tuple[Materials, Choice]]
+"""From a fold's training interactions (its `train`, no more) and the choice made without the variant, the variant's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The same candidates ranked by other vectors, as the rankers `persona+NAME`, `fused+NAME` and `shuffled+NAME`."""
+
+    name: str
+    prepare: Prepare
+
+
+def adapted(materials: Materials, adapter: Adapter) -> Materials:
+    """Return the materials as an encoder with this adapter would have made them. Raises EmbeddingSpaceError."""
+    adapter.require_space(materials.index.space)
+    segment = materials.index.single
+    arrays = replace(
+        segment.arrays,
+        vectors=adapter.personas(segment.arrays.vectors),
+        interactions=adapter.interactions(segment.arrays.interactions),
+    )
+    index = replace(materials.index, segments=(replace(segment, space=adapter.space, arrays=arrays),))
+    pairs = list(materials.aspects)
+    if not pairs:
+        return Materials(index, {})
+    said = adapter.interactions(np.stack([materials.aspects[pair] for pair in pairs]))
+    return Materials(index, dict(zip(pairs, said, strict=True)))
+
+
+def materials_of(dataset: Dataset, encoder: Embedder) -> Materials:
+    """Embed a dataset's catalogue and what its reviews said."""
+    found = documents(dataset)
+    return Materials(evaluation_index(found, encoder), aspect_vectors(dataset, found, encoder))
+
+
+def evaluation_index(found: Sequence[Document], encoder: Embedder) -> Index:
     """Embed a catalogue as publishing would, without a Milvus."""
-    return build_index("evaluation", encoder.space, encoder.dimension, embed(found, encoder, 0), 0)
+    return build_index("evaluation", encoder.space, encoder.dimension, embed(found, encoder, 0))
 
 
 def evaluate(
@@ -110,24 +150,58 @@ def evaluate(
     candidates: int,
     ks: Sequence[int],
     seed: int,
+    variants: Sequence[Variant] = (),
     report: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Rank every query of every fold by every ranker and measure.
 
     choose: returns the settings of a fold and sees nothing but the fold's training interactions (its `train`).
+    variants: judged beside, on the same candidates; they too are prepared from training interactions alone.
     report: told what is being done.
+    Raises ConfigurationError if the held-out pairs are of fewer than two users.
     """
-    rankings: dict[str, dict[Query, list[str]]] = {ranker: {} for ranker in RANKERS}
-    choices = []
+    _require_users(folds)
+    rankings: dict[str, dict[Query, list[str]]] = defaultdict(dict)
+    choices: dict[str, list[Choice]] = defaultdict(list)
     for number, fold in enumerate(folds, start=1):
-        report(f"fold {number} of {len(folds)}: choosing settings" if len(folds) > 1 else "choosing settings")
-        choice = choose(Fold(fold.train, ()))
-        choices.append(choice)
-        report(f"fold {number} of {len(folds)}: ranking" if len(folds) > 1 else "ranking")
-        for ranker, query, items in _ranked(materials, fold, choice, candidates, seed):
-            rankings[ranker][query] = items
+        which = f"fold {number} of {len(folds)}: " if len(folds) > 1 else ""
+        for suffix, prepared, choice in _prepared(materials, fold, choose, variants, _prefixed(report, which)):
+            choices[suffix].append(choice)
+            report(f"{which}ranking{suffix and ' with '}{suffix[1:]}")
+            for ranker, query, items in _ranked(prepared, fold, choice, candidates, seed):
+                rankings[ranker if ranker == RANKERS[0] else ranker + suffix][query] = items
     report("measuring")
-    return _evaluation(rankings, tuple(choices), ks, seed)
+    return _evaluation(rankings, choices, ks, seed)
+
+
+def _prefixed(report: Callable[[str], None], prefix: str) -> Callable[[str], None]:
+    return lambda told: report(prefix + told)
+
+
+def _prepared(
+    materials: Materials,
+    fold: Fold,
+    choose: Callable[[Fold], Choice],
+    variants: Sequence[Variant],
+    report: Callable[[str], None],
+) -> Iterator[tuple[str, Materials, Choice]]:
+    """Yield what to rank a fold with: first as it is, then each variant, named by the suffix of its rankers."""
+    seen = Fold(fold.train, ())
+    report("choosing settings")
+    choice = choose(seen)
+    yield "", materials, choice
+    for variant in variants:
+        report(f"preparing {variant.name}")
+        yield f"+{variant.name}", *variant.prepare(seen, choice)
+
+
+def _require_users(folds: Sequence[Fold]) -> None:
+    users = {user_id for fold in folds for user_id, _ in fold.test}
+    if len(users) < 2:
+        raise ConfigurationError(
+            f"held out are interactions of {len(users)} users: intervals and tests compare users, so hold out those of "
+            "two at least (cross-validation takes users with two items or more)"
+        )
 
 
 def trained(fold: Fold, hyperparameters: Hyperparameters) -> CandidateGenerator:
@@ -143,7 +217,7 @@ def profile_of(shortlist: Shortlist, index: Index, choice: Choice) -> Vector | N
 def _ranked(
     materials: Materials, fold: Fold, choice: Choice, candidates: int, seed: int
 ) -> Iterator[tuple[str, Query, list[str]]]:
-    dealt = _derangement(len(materials.index.manifests), seed)
+    dealt = _derangement(materials.index.item_count, seed)
     generator = trained(fold, choice.hyperparameters)
     for shortlist in materials.shortlists(fold, generator, candidates):
         orders = _orders(shortlist, materials.index, choice, dealt)
@@ -157,11 +231,12 @@ def _orders(
     shortlist: Shortlist, index: Index, choice: Choice, dealt: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], ...]:
     profile = profile_of(shortlist, index, choice)
-    wrong = np.where(shortlist.rows >= 0, dealt[shortlist.rows], -1)
+    # An evaluation's index has one segment, in which every item's row is its number.
+    wrong = Places(shortlist.places.segments, dealt[shortlist.places.rows])
     return (
         np.arange(len(shortlist.item_ids)),
-        rerank(index, profile, shortlist.rows, shortlist.scores, 1.0).order,
-        rerank(index, profile, shortlist.rows, shortlist.scores, choice.weight).order,
+        rerank(index, profile, shortlist.places, shortlist.scores, 1.0).order,
+        rerank(index, profile, shortlist.places, shortlist.scores, choice.weight).order,
         rerank(index, profile, wrong, shortlist.scores, choice.weight).order,
     )
 
@@ -182,17 +257,32 @@ def _targets(test: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
 
 
 def _evaluation(
-    rankings: Mapping[str, Mapping[Query, Sequence[str]]], choices: tuple[Choice, ...], ks: Sequence[int], seed: int
+    rankings: Mapping[str, Mapping[Query, Sequence[str]]],
+    choices: Mapping[str, Sequence[Choice]],
+    ks: Sequence[int],
+    seed: int,
 ) -> Evaluation:
     values: dict[str, Values] = {ranker: measure(of_ranker, ks) for ranker, of_ranker in rankings.items()}
     lists = rankings["generator"]
     return Evaluation(
         measured=tuple(m for ranker, of_ranker in values.items() for m in summarise(ranker, of_ranker, seed)),
         comparisons=tuple(
-            c for ranker in RANKERS[1:] for c in compare(ranker, values[ranker], "generator", values["generator"], seed)
+            c
+            for ranker, against in _compared(list(values))
+            for c in compare(ranker, values[ranker], against, values[against], seed)
         ),
         ceiling=float(np.mean([item_id in items for (_, item_id), items in lists.items()])),
         queries=len(lists),
         users=len({user_id for user_id, _ in lists}),
-        choices=choices,
+        choices=tuple(choices[""]),
+        variant_choices=tuple((suffix[1:], tuple(chosen)) for suffix, chosen in choices.items() if suffix),
     )
+
+
+def _compared(rankers: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for ranker in rankers[1:]:
+        yield ranker, "generator"
+    for ranker in rankers:
+        plain, plus, _ = ranker.partition("+")
+        if plus:
+            yield ranker, plain

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from offline.dataset import Dataset, Interaction
-from offline.encoder import Encoder
+from offline.encoder import Embedder
 from offline.publish import Document
 from offline.text import interaction_text
 from reranker.records import Event, Vector, event_id
@@ -13,7 +13,7 @@ AspectVectors = Mapping[tuple[str, str], Vector]
 """By user and item: the embedding of concat(item summary, aspects) (eq. 4)."""
 
 
-def aspect_vectors(dataset: Dataset, found: Iterable[Document], encoder: Encoder) -> AspectVectors:
+def aspect_vectors(dataset: Dataset, found: Iterable[Document], encoder: Embedder) -> AspectVectors:
     """Embed every interaction whose review's aspects are known, together with its item's summary."""
     by_item = {document.item.item_id: document for document in found}
     texts = {
@@ -21,7 +21,7 @@ def aspect_vectors(dataset: Dataset, found: Iterable[Document], encoder: Encoder
         for record in dataset.aspects()
         if record.user_id and (document := by_item.get(record.item_id))
     }
-    return dict(zip(texts, encoder.encode(list(texts.values())), strict=True))
+    return dict(zip(texts, encoder.interactions(list(texts.values())), strict=True))
 
 
 def events_by_user(

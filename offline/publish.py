@@ -5,19 +5,22 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from offline.dataset import Dataset, Item
-from offline.encoder import Encoder
+from offline.encoder import Embedder
 from offline.text import interaction_text, persona_text, summary_of
 from reranker.errors import EmbeddingSpaceError
-from reranker.index import IndexedItem
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.records import IndexRow, Manifest, Persona, Vector
+from reranker.segment import IndexedItem
 
 # So many items are embedded and written at a time: one upsert of manifests each, and a few seconds between two reports.
 BATCH_ITEMS = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +32,19 @@ class Document:
     personas: tuple[Persona, ...]
 
     @property
+    def itself(self) -> str:
+        """The item as part of a history."""
+        return interaction_text(self.item, self.summary)
+
+    @property
+    def rows(self) -> list[str]:
+        """What the item is found by: its personas, or without any the item itself."""
+        return [persona_text(self.item, self.summary, persona) for persona in self.personas] or [self.itself]
+
+    @property
     def texts(self) -> list[str]:
-        """What gets embedded: the interaction text, then a text a row (the personas, or the item itself)."""
-        itself = interaction_text(self.item, self.summary)
-        rows = [persona_text(self.item, self.summary, persona) for persona in self.personas]
-        return [itself, *(rows or [itself])]
+        """All that gets embedded."""
+        return [self.itself, *self.rows]
 
     def fingerprint(self, space: str) -> str:
         """Return a digest of all that a manifest and its rows are made from."""
@@ -70,7 +81,7 @@ def documents(dataset: Dataset) -> list[Document]:
 def publish(
     found: Sequence[Document],
     store: MilvusPersonaStore,
-    encoder: Encoder,
+    encoder: Embedder,
     *,
     rebuild: bool = False,
     prune: bool = False,
@@ -109,19 +120,22 @@ def publish(
     )
 
 
-def embed(found: Sequence[Document], encoder: Encoder, generation: int) -> list[IndexedItem]:
+def embed(found: Sequence[Document], encoder: Embedder, generation: int) -> list[IndexedItem]:
     """Turn documents into what the index holds of them."""
-    vectors = iter(encoder.encode([text for document in found for text in document.texts]))
-    return [_indexed(document, vectors, encoder.space, generation) for document in found]
+    themselves = encoder.interactions([document.itself for document in found])
+    vectors = iter(encoder.personas([text for document in found for text in document.rows]))
+    return [
+        _indexed(document, itself, vectors, encoder.space, generation)
+        for document, itself in zip(found, themselves, strict=True)
+    ]
 
 
-def _indexed(document: Document, vectors: Iterator[Vector], space: str, generation: int) -> IndexedItem:
+def _indexed(document: Document, itself: Vector, vectors: Iterator[Vector], space: str, generation: int) -> IndexedItem:
     item_id = document.item.item_id
-    itself, *others = islice(vectors, len(document.texts))
     owners: list[Persona | None] = [*document.personas] or [None]
     rows = tuple(
         IndexRow(persona.persona_id if persona else f"{item_id}:summary", item_id, vector, persona)
-        for persona, vector in zip(owners, others, strict=True)
+        for persona, vector in zip(owners, islice(vectors, len(owners)), strict=True)
     )
     manifest = Manifest(
         item_id=item_id,
@@ -154,7 +168,7 @@ def _changed(document: Document, published: Manifest | None, space: str) -> bool
 def _write(
     store: MilvusPersonaStore,
     version: str,
-    encoder: Encoder,
+    encoder: Embedder,
     batch: Sequence[Document],
     published: dict[str, Manifest],
     generation: int,
@@ -167,15 +181,15 @@ def _write(
 
 
 def _delete(
-    store: MilvusPersonaStore, version: str, encoder: Encoder, missing: Sequence[Manifest], generation: int
+    store: MilvusPersonaStore, version: str, encoder: Embedder, missing: Sequence[Manifest], generation: int
 ) -> None:
     # Milvus wants a vector in every row; that of a deleted item is never read.
     anything = np.full(encoder.dimension, encoder.dimension**-0.5, np.float32)
-    gone = [
-        replace(manifest, generation=generation, deleted=True, row_ids=(), interaction_vector=anything)
-        for manifest in missing
-    ]
-    store.publish(version, encoder.space, [IndexedItem(manifest, ()) for manifest in gone])
+    tombstones = [replace(manifest, deleted=True, row_ids=(), interaction_vector=anything) for manifest in missing]
+    # A generation a batch, as when writing: a reader that sees one manifest of a generation must see all of them.
+    for number, batch in enumerate(_batches(tombstones)):
+        gone = [IndexedItem(replace(manifest, generation=generation + number), ()) for manifest in batch]
+        store.publish(version, encoder.space, gone)
     store.collect(version, _row_ids(missing))
 
 
@@ -183,5 +197,5 @@ def _row_ids(manifests: Iterable[Manifest]) -> set[str]:
     return {row_id for manifest in manifests for row_id in manifest.row_ids}
 
 
-def _batches(found: Sequence[Document]) -> Iterator[Sequence[Document]]:
+def _batches(found: Sequence[T]) -> Iterator[Sequence[T]]:
     return (found[start : start + BATCH_ITEMS] for start in range(0, len(found), BATCH_ITEMS))

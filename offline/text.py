@@ -27,7 +27,7 @@ def persona_text(item: Item, summary: str, persona: Persona) -> str:
 
 def interaction_text(item: Item, summary: str, aspects: Mapping[str, str | None] | None = None) -> str:
     """One interaction: concat(s_i, a_ui) (eq. 4), with the item's identity; without aspects, the item alone."""
-    said = [text for _, text in sorted((aspects or {}).items()) if text]
+    said = [text.strip() for _, text in sorted((aspects or {}).items()) if text and text.strip()]
     return _sentences(identity_text(item), summary, "; ".join(said))
 
 

@@ -1,6 +1,6 @@
 """Choose settings by cross-validation within training interactions; held-out pairs are never seen here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -11,7 +11,7 @@ from offline.evaluate import Choice, Materials, Shortlist, profile_of, trained
 from offline.measures import ndcg_of_ranks
 from offline.splits import Fold, cross_validation
 from reranker.index import Index
-from reranker.scoring import Scores, best_personas, fuse
+from reranker.scoring import Scores, best_of_index, fuse
 
 # Three folds leave each model two thirds of the interactions; more folds cost more and chose the same.
 FOLDS = 3
@@ -38,15 +38,28 @@ def tune(materials: Materials, fold: Fold, start: Choice, candidates: int, seed:
     """
     inner = cross_validation(fold.train, FOLDS, seed)
     hyperparameters = _best_generator(materials, inner, start.hyperparameters, candidates)
-    found = [s for f in inner for s in materials.shortlists(f, trained(f, hyperparameters), candidates)]
+    return tune_profile(lambda _: materials, fold, replace(start, hyperparameters=hyperparameters), candidates, seed)
+
+
+def tune_profile(prepare: Callable[[Fold], Materials], fold: Fold, start: Choice, candidates: int, seed: int) -> Tuned:
+    """Choose profile and weight for the generator of `start`.
+
+    prepare: returns the materials of an inner fold, made of its training interactions alone: vectors that were trained
+    on what the weight is chosen by would seem better than they are.
+    """
+    inner = cross_validation(fold.train, FOLDS, seed)
+    found = [ranked for f in inner for ranked in _shortlists(prepare(Fold(f.train, ())), f, start, candidates)]
     tuned = [
         tuned
         for gamma, length in product(GAMMAS, HISTORY_LENGTHS)
-        for tuned in _weighed(
-            materials.index, found, Choice(hyperparameters, weight=0.0, gamma=gamma, history_length=length)
-        )
+        for tuned in _weighed(found, replace(start, weight=0.0, gamma=gamma, history_length=length))
     ]
     return max(tuned, key=lambda candidate: candidate.ndcg)
+
+
+def _shortlists(materials: Materials, fold: Fold, choice: Choice, candidates: int) -> Iterator[tuple[Index, Shortlist]]:
+    for shortlist in materials.shortlists(fold, trained(fold, choice.hyperparameters), candidates):
+        yield materials.index, shortlist
 
 
 def _best_generator(
@@ -59,9 +72,9 @@ def _best_generator(
     return max(GRID[start.model], key=ndcg)
 
 
-def _weighed(index: Index, found: Sequence[Shortlist], choice: Choice) -> Iterator[Tuned]:
+def _weighed(found: Sequence[tuple[Index, Shortlist]], choice: Choice) -> Iterator[Tuned]:
     """Judge every weight; similarities are computed once, since the weight does not touch them."""
-    scored = [(shortlist, _persona_scores(shortlist, index, choice)) for shortlist in found]
+    scored = [(shortlist, _persona_scores(shortlist, index, choice)) for index, shortlist in found]
     for weight in WEIGHTS:
         ranks = (rank for s, persona in scored for rank in _ranks(s, fuse(persona, s.scores, weight)))
         yield Tuned(replace(choice, weight=weight), ndcg_of_ranks(ranks, CUT_OFF))
@@ -70,8 +83,8 @@ def _weighed(index: Index, found: Sequence[Shortlist], choice: Choice) -> Iterat
 def _persona_scores(shortlist: Shortlist, index: Index, choice: Choice) -> Scores:
     profile = profile_of(shortlist, index, choice)
     if profile is None:
-        return np.full(len(shortlist.rows), np.nan, np.float32)
-    return best_personas(profile, index.vectors, index.offsets, shortlist.rows)[0]
+        return np.full(len(shortlist.item_ids), np.nan, np.float32)
+    return best_of_index(index, profile, shortlist.places)[0]
 
 
 def _ranks(shortlist: Shortlist, scores: Scores) -> list[int]:

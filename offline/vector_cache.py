@@ -4,13 +4,14 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from offline.encoder import Encoder
+from offline.encoder import BothSidesAlike, Encoder
+from offline.errors import ConfigurationError
 from reranker.records import Vector
 
 # So many texts are embedded between two commits: an interrupted run loses half a minute at most.
@@ -23,8 +24,11 @@ def default_folder() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class CachedEncoder:
-    """An Encoder that embeds only what it has not embedded before."""
+class CachedEncoder(BothSidesAlike):
+    """An Encoder that embeds only what it has not embedded before.
+
+    `encode` raises ConfigurationError, naming the file, if the cache cannot be read or written.
+    """
 
     encoder: Encoder
     folder: Path
@@ -39,7 +43,7 @@ class CachedEncoder:
 
     def encode(self, texts: Sequence[str]) -> Vector:
         keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-        with closing(self._open()) as cache:
+        with self._opened() as cache:
             known = dict(_known(cache, keys))
             missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
             known |= self._embed(cache, missing)
@@ -57,12 +61,19 @@ class CachedEncoder:
                 cache.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
         return found
 
-    def _open(self) -> sqlite3.Connection:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
         name = hashlib.sha256(self.space.encode()).hexdigest()[:12]
-        cache = sqlite3.connect(self.folder / f"vectors-{name}.sqlite")
-        cache.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
-        return cache
+        path = self.folder / f"vectors-{name}.sqlite"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path)) as cache:
+                cache.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID")
+                yield cache
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(
+                f"the vector cache {path} cannot be used: {error}. Delete it, or set XDG_CACHE_HOME to another folder"
+            ) from error
 
 
 def _known(cache: sqlite3.Connection, keys: Sequence[bytes]) -> Iterator[tuple[bytes, Vector]]:

@@ -2,4 +2,5 @@
 
 from persona4rec.cli import main
 
-main()
+if __name__ == "__main__":  # the server's workers import this module anew
+    main()

@@ -3,13 +3,20 @@
 import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsError
 
-from candidate_gen.implicit_models import Model
-from reranker.config import ServerSettings
+from reranker.config import Limits, ServerSettings
 from reranker.errors import ConfigurationError
+
+# A serving host has no implicit.
+if TYPE_CHECKING:
+    from candidate_gen.implicit_models import Model
+
+# Of a benchmark's request: what a first stage usually hands on.
+CANDIDATES = 100
 
 Pair = tuple[str, str]
 
@@ -21,13 +28,37 @@ def settings(given: Mapping[str, Any]) -> ServerSettings:
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         name = ".".join(map(str, wrong["loc"]))
+        kind = Limits if error.title == Limits.__name__ else ServerSettings
         raise ConfigurationError(
             f"setting {name} is {wrong['input']!r}: {wrong['msg']}. It is a flag of `persona4rec serve` or the "
-            f"environment variable PERSONA4REC_{name.upper()}"
+            f"environment variable {kind.model_config['env_prefix']}{name.upper()}"
         ) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"an environment variable PERSONA4REC_... cannot be used: {error}") from error
 
 
-def model(name: str) -> Model:
+S = TypeVar("S", bound=BaseSettings)
+
+
+def from_flags(kind: type[S], given: Mapping[str, Any]) -> S:
+    """Return settings of a kind from flags, environment and defaults, in that order. Values are not quoted: secrets."""
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, wrong["loc"]))
+        prefix = str(kind.model_config.get("env_prefix", ""))
+        raise ConfigurationError(
+            f"setting {name}: {wrong['msg']}. It is a flag, or the environment variable "
+            f"{prefix}{name.upper().removeprefix(prefix)}"
+        ) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"an environment variable PERSONA4REC_... cannot be used: {error}") from error
+
+
+def model(name: str) -> "Model":
+    from candidate_gen.implicit_models import Model
+
     if name not in get_args(Model):
         raise ConfigurationError(f"there is no candidate model {name!r}: choose {' or '.join(get_args(Model))}")
     return cast("Model", name)
@@ -35,15 +66,29 @@ def model(name: str) -> Model:
 
 def cut_offs(text: str) -> list[int]:
     """Parse "5,10,20"."""
+    return _numbers("--k", text)
+
+
+def sizes(text: str) -> list[int]:
+    """Parse the catalogue sizes of a benchmark; each must hold a request's candidates."""
+    found = _numbers("--items", text)
+    if found[0] < CANDIDATES:
+        raise ConfigurationError(
+            f"--items is {text!r}: a request has {CANDIDATES} candidates, so give {CANDIDATES} at least"
+        )
+    return found
+
+
+def _numbers(flag: str, text: str) -> list[int]:
     try:
-        ks = sorted({int(part) for part in text.split(",")})
+        numbers = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
         raise ConfigurationError(
-            f"--k is {text!r}: write whole numbers with commas between them, like 5,10,20"
+            f"{flag} is {text!r}: write whole numbers with commas between them, like 5,10,20"
         ) from error
-    if ks[0] < 1:
-        raise ConfigurationError(f"--k is {text!r}: a cut-off is 1 at least")
-    return ks
+    if numbers[0] < 1:
+        raise ConfigurationError(f"{flag} is {text!r}: each is 1 at least")
+    return numbers
 
 
 def candidates(text: str, user_id: str) -> list[tuple[str, float | None]]:
@@ -69,7 +114,7 @@ def pairs(path: Path) -> list[Pair]:
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = [column for column in columns if column not in (reader.fieldnames or ())]
             if missing:
@@ -82,7 +127,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
                         f"{path}, line {reader.line_num}: {' and '.join(columns)} must not be empty"
                     )
                 yield row
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from error
 
 

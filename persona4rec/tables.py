@@ -3,16 +3,22 @@
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from offline.evaluate import Choice, Evaluation
-from offline.importers.persona4rec import ImportReport
-from offline.measures import Comparison, Measured
-from offline.publish import PublishReport
+from persona4rec.plain import plain
 from reranker.v1 import reranker_pb2 as pb
+
+# A serving host shows rankings and has nothing of the offline side.
+if TYPE_CHECKING:
+    from offline.evaluate import Choice, Evaluation
+    from offline.importers.accounting import ImportReport
+    from offline.measures import Comparison, Measured
+    from offline.publish import PublishReport
+    from offline.spending import Estimate
 
 # The usual bound: of twenty differences that do not exist, one would look sure.
 SURE = 0.05
@@ -36,7 +42,7 @@ DEGRADATIONS = {
 
 def ranking(response: pb.RerankResponse, titles: Mapping[str, str], heading: str) -> RenderableType:
     """Show a ranked list, each item with its move and the persona that explains it, and what was missing."""
-    table = Table(title=Text(heading), title_justify="left", header_style="bold", pad_edge=False, expand=True)
+    table = Table(title=Text(plain(heading)), title_justify="left", header_style="bold", pad_edge=False, expand=True)
     table.add_column("#", justify="right")
     table.add_column("was", justify="right")
     table.add_column("item", ratio=2)
@@ -50,7 +56,7 @@ def ranking(response: pb.RerankResponse, titles: Mapping[str, str], heading: str
 
 def side_by_side(response: pb.RerankResponse, titles: Mapping[str, str], places: int, heading: str) -> Table:
     """Show the first stage's order beside the reranked one, with each reason."""
-    table = Table(title=Text(heading), title_justify="left", header_style="bold", pad_edge=False, expand=True)
+    table = Table(title=Text(plain(heading)), title_justify="left", header_style="bold", pad_edge=False, expand=True)
     table.add_column("#", justify="right")
     table.add_column("first stage", ratio=2)
     table.add_column("reranked", ratio=2)
@@ -64,22 +70,33 @@ def side_by_side(response: pb.RerankResponse, titles: Mapping[str, str], places:
     return table
 
 
-def measured(evaluation: Evaluation) -> RenderableType:
+def measured(evaluation: "Evaluation") -> RenderableType:
     """Show each ranker's measures with intervals, and how sure each difference to the generator is."""
     figures = {(m.ranker, m.metric, m.k): m for m in evaluation.measured}
-    differences = {(c.ranker, c.metric, c.k): c for c in evaluation.comparisons}
-    rankers = list(dict.fromkeys(m.ranker for m in evaluation.measured))
+    differences = {(c.ranker, c.metric, c.k): c for c in evaluation.comparisons if c.against == "generator"}
+    variants: dict[str, list[str]] = {}
+    for ranker in dict.fromkeys(m.ranker for m in evaluation.measured):
+        variants.setdefault(ranker.partition("+")[2], []).append(ranker)
+    tables = (_measured(rankers, figures, differences) for rankers in variants.values())
+    return Group(*tables, *_evaluation_notes(evaluation))
+
+
+def _measured(
+    rankers: list[str],
+    figures: Mapping[tuple[str, str, int], "Measured"],
+    differences: Mapping[tuple[str, str, int], "Comparison"],
+) -> Table:
     table = Table(header_style="bold", pad_edge=False)
     table.add_column("")
     for ranker in rankers:
         table.add_column(ranker)
-    for metric, k in dict.fromkeys((m.metric, m.k) for m in evaluation.measured):
+    for metric, k in dict.fromkeys((metric, k) for _, metric, k in figures):
         keys = [(ranker, metric, k) for ranker in rankers]
         table.add_row(f"{metric}@{k}", *(_figure(figures[key], differences.get(key)) for key in keys))
-    return Group(table, *_evaluation_notes(evaluation))
+    return table
 
 
-def published(report: PublishReport, uri: str) -> Text:
+def published(report: "PublishReport", uri: str) -> Text:
     lines = [
         f"published to {uri}, version {report.version}",
         f"  {report.written} items written ({report.personas} personas; {report.without_personas} items have none and "
@@ -88,20 +105,32 @@ def published(report: PublishReport, uri: str) -> Text:
     ]
     if report.kept:
         lines.append(f"  {report.kept} items of the index are not in the dataset and stay (--prune deletes them)")
-    return Text("\n".join(lines))
+    return Text(plain("\n".join(lines)))
 
 
-def imported(report: ImportReport, target: Path) -> RenderableType:
+def dry_run(stage: str, found: "Estimate") -> Text:
+    basis = "as long as this stage's earlier ones" if found.from_experience else "as long as they may be"
+    return Text(
+        f"{stage}: {found.calls - found.cached:,} calls to make ({found.calls:,} in all, {found.cached:,} cached), "
+        f"about {found.input_tokens:,} + {found.output_tokens:,} tokens, cost about {found.cost:.4g}, "
+        f"at most {found.cost_at_most:.4g} if every first answer is good. Answers are taken to be {basis}."
+    )
+
+
+def imported(report: "ImportReport", target: Path) -> RenderableType:
     """Show what became of each file's entries, what was written, and what to know of it."""
     table = Table(header_style="bold", pad_edge=False)
-    for heading in ("file", "read", "written", "duplicates", "held out", "rejected"):
-        table.add_column(heading, justify="left" if heading == "file" else "right")
+    for heading in ("file", "read", "written", "duplicates", "left out", "rejected"):
+        table.add_column(heading, justify="left" if heading == "file" else "right", overflow="fold")
     for source in report.sources:
-        counts = source.read, source.written, source.duplicates, source.held_out, source.rejected
-        table.add_row(source.file, *map(str, counts))
-    rejected = [Text(f"rejected, {n} x: {why}", style="yellow") for s in report.sources for why, n in s.reasons.items()]
+        counts = source.read, source.written, source.duplicates, source.left_out, source.rejected
+        table.add_row(Text(plain(source.file)), *map(str, counts))
+    reasons = [(why, n) for source in report.sources for why, n in source.reasons.items()]
+    rejected = [Text(plain(f"rejected, {n} x: {why}"), style="yellow") for why, n in reasons]
     written = ", ".join(f"{name} {count:,}" for name, count in report.written.items())
-    return Group(table, Text(f"written to {target}: {written}"), *rejected, *(Text(note) for note in report.notes))
+    return Group(
+        table, Text(plain(f"written to {target}: {written}")), *rejected, *(Text(plain(n)) for n in report.notes)
+    )
 
 
 def info(response: pb.InfoResponse) -> Table:
@@ -116,11 +145,11 @@ def info(response: pb.InfoResponse) -> Table:
             f"weight {response.fusion_weight:g}, gamma {response.gamma:g}, last {response.history_length} events",
         ),
     ):
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(plain(value)))
     return table
 
 
-def choice(chosen: Choice) -> str:
+def choice(chosen: "Choice") -> str:
     model = chosen.hyperparameters
     step = f"alpha {model.alpha:g}" if model.model == "als" else f"learning rate {model.learning_rate:g}"
     return (
@@ -137,7 +166,7 @@ def _ranked_row(item: pb.RankedItem, titles: Mapping[str, str]) -> tuple[Rendera
 
 
 def _title(item_id: str, titles: Mapping[str, str]) -> Text:
-    return Text(titles.get(item_id) or item_id)
+    return Text(plain(titles.get(item_id) or item_id))
 
 
 def _move(item: pb.RankedItem) -> Text:
@@ -152,7 +181,7 @@ def explanation(item: pb.RankedItem) -> Text:
     if not item.HasField("persona"):
         return Text(REASONS.get(item.reason, ""), style="dim")
     # Text, never markup: personas come from reviews, and those from anybody.
-    return Text.assemble((item.persona.name, "bold"), f". {item.persona.preference_rationale}")
+    return Text.assemble((plain(item.persona.name), "bold"), plain(f". {item.persona.preference_rationale}"))
 
 
 def _notes(response: pb.RerankResponse) -> Iterable[Text]:
@@ -167,14 +196,14 @@ def _moment(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
-def _figure(figure: Measured, difference: Comparison | None) -> Text:
+def _figure(figure: "Measured", difference: "Comparison | None") -> Text:
     sure = difference is not None and difference.p < SURE
     mark, style = (("+", "green") if difference.difference > 0 else ("-", "red")) if sure and difference else (" ", "")
     interval = f" {figure.low:.3f}-{figure.high:.3f}"
     return Text.assemble(f"{figure.value:.4f}", (mark, style), (interval, "dim"))
 
 
-def _evaluation_notes(evaluation: Evaluation) -> Iterable[Text]:
+def _evaluation_notes(evaluation: "Evaluation") -> Iterable[Text]:
     yield Text(
         f"{evaluation.queries:,} queries of {evaluation.users:,} users; {evaluation.ceiling:.1%} of the held-out items "
         "are among the candidates (the ceiling of every HR)."
@@ -186,15 +215,32 @@ def _evaluation_notes(evaluation: Evaluation) -> Iterable[Text]:
         style="dim",
     )
     yield _per_user(evaluation)
+    yield from _against_plain(evaluation)
+    for name, choices in (("", evaluation.choices), *evaluation.variant_choices):
+        yield from _choices(name, choices)
+
+
+def _against_plain(evaluation: "Evaluation") -> Iterable[Text]:
+    """Say of each variant's rankers how they differ from the same without it."""
+    found: dict[tuple[str, str], list[Comparison]] = {}
+    for c in evaluation.comparisons:
+        if c.against != "generator" and c.metric == "NDCG":
+            found.setdefault((c.ranker, c.against), []).append(c)
+    for (ranker, against), comparisons in found.items():
+        told = ", ".join(f"NDCG@{c.k} {c.difference:+.4f} (p = {c.p:.3f})" for c in comparisons)
+        yield Text(f"{ranker} against {against}, by user: {told}")
+
+
+def _choices(name: str, choices: "Iterable[Choice]") -> Iterable[Text]:
     folds: dict[str, list[int]] = {}
-    for number, chosen in enumerate(evaluation.choices, start=1):
+    for number, chosen in enumerate(choices, start=1):
         folds.setdefault(choice(chosen), []).append(number)
     for told, numbers in folds.items():
         which = f" (fold {', '.join(map(str, numbers))})" if len(folds) > 1 else ""
-        yield Text(f"settings{which}: {told}", style="dim")
+        yield Text(f"settings{name and ' with '}{name}{which}: {told}", style="dim")
 
 
-def _per_user(evaluation: Evaluation) -> Text:
+def _per_user(evaluation: "Evaluation") -> Text:
     deepest = max(m.k for m in evaluation.measured)
     figures = [m for m in evaluation.measured if m.k == deepest and m.metric == "NDCG"]
     return Text(
