@@ -337,12 +337,8 @@ def bench(
     items: Annotated[str, typer.Option(help="Catalogue sizes, with commas between them.")] = "10000,100000",
     calls: Annotated[int, typer.Option(min=100, help="Calls of the latency measurement.")] = 3000,
     seconds: Annotated[float, typer.Option(min=1, help="Of each closed loop.")] = 5.0,
-    folder: Annotated[Path, typer.Option(help="Keeps the synthetic indexes: 9 GB for a million items.")] = Path(
-        "bench"
-    ),
-    json_path: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Also write the figures here.")
-    ] = None,
+    folder: Annotated[Path, typer.Option(help="Keeps the indexes: 12 GB for a million items.")] = Path("bench-data"),
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the figures.")] = None,
 ) -> None:
     """Measure a rerank over synthetic indexes against an echo of the same bytes, in one run."""
     from persona4rec import arguments

@@ -64,7 +64,7 @@ def serve(settings: ServerSettings) -> None:
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
         holder = stack.enter_context(_held_port(settings.host, settings.grpc_port))
-        registry = stack.enter_context(_worker_metrics())
+        registry = stack.enter_context(_worker_environment())
         metrics = SupervisorMetrics(registry, settings)
         metrics_port = _serve_metrics(settings, registry)
         indexer = stack.enter_context(_indexer(settings, metrics))
@@ -116,10 +116,12 @@ def _held_port(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _worker_metrics() -> Iterator[CollectorRegistry]:
+def _worker_environment() -> Iterator[CollectorRegistry]:
     with TemporaryDirectory(prefix="persona4rec-metrics-") as folder:
         # Read by prometheus_client when a worker imports it; this process has imported it without.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        # Read by numpy likewise: with a worker a core, threads of one would only take the cores of the others.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         registry = CollectorRegistry()
         MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
         yield registry

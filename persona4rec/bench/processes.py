@@ -39,6 +39,7 @@ def reranker(settings: ServerSettings) -> Iterator[Served]:
     """Run one real worker, metrics on, without a supervisor."""
     with TemporaryDirectory() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         with _process(run, settings) as served:
             yield served
 

@@ -192,7 +192,7 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     write(tmp_path / "gt.jsonl", "{}")
     (tmp_path / "file").touch()
     told = complaint(persona4rec("import", "persona4rec", tmp_path, "--out", tmp_path / "file"))
-    assert f"{tmp_path / 'file'} cannot be made a dataset directory" in told
+    assert f"{tmp_path / 'file'} cannot be written: " in told
 
 
 # ---- models and encoders ---------------------------------------------------------------------------------------------
