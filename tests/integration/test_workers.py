@@ -34,6 +34,8 @@ from tests.integration.test_operations import value
 pytestmark = pytest.mark.integration
 
 CALLERS = 4
+# A worker that shuts down cancels what it had accepted but not begun, so CANCELLED is retried like UNAVAILABLE:
+# a Rerank only reads, and a call that its own caller cancels is not retried.
 RETRYING = {
     "methodConfig": [
         {
@@ -43,7 +45,7 @@ RETRYING = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "1s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ]
