@@ -28,7 +28,8 @@ from reranker.index import Index
 from reranker.profile import Profile, build_profile
 from reranker.records import Event
 
-CHOICE = Choice(DEFAULTS["als"], weight=0.5, gamma=0.9, history_length=10)
+# Shorter than most histories of the demo's readers, so that its length shows.
+CHOICE = Choice(DEFAULTS["als"], weight=0.5, gamma=0.9, history_length=3)
 CANDIDATES = 40
 PLANTED = "held-out-book-of-nobody-else"
 

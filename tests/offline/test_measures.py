@@ -129,7 +129,8 @@ def test_between_rankers_that_differ_by_chance_only_it_is_rarely_sure() -> None:
 def test_queries_are_paired_by_what_they_are_not_by_their_order() -> None:
     queries = noisy(50, 0.4, 1)
     backwards = dict(reversed(queries.items()))
-    (found,) = compare("fused", values_of(queries), "generator", values_of(backwards), 0)
+    more = {("another user", "item"): 1.0, **backwards, ("u7", "another item"): 1.0}
+    (found,) = compare("fused", values_of(queries), "generator", values_of(more), 0)
     assert (found.difference, found.p) == (0, 1)
 
 
