@@ -31,7 +31,7 @@ RANKERS = ("generator", "persona", "fused", "shuffled")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Everything that may be tuned."""
+    """Everything that may be tuned. Raises ConfigurationError for a weight or a decay out of range, NaN included."""
 
     hyperparameters: Hyperparameters
     weight: float
@@ -40,6 +40,12 @@ class Choice:
     """Decay of the profile (eq. 7)."""
     history_length: int
     """Events that make the profile (L in eq. 4)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ConfigurationError(f"weight is {self.weight}: choose a share from 0 to 1")
+        if not 0 < self.gamma <= 1:
+            raise ConfigurationError(f"gamma is {self.gamma}: choose a decay above 0, up to 1")
 
 
 @dataclass(frozen=True, slots=True)

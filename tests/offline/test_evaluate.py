@@ -262,3 +262,10 @@ def test_the_control_deals_every_item_anothers_personas(n: int, seed: int) -> No
     assert sorted(dealt.tolist()) == list(range(n))
     assert (dealt != np.arange(n)).all()
     assert (dealt == _derangement(n, seed)).all()
+
+
+@pytest.mark.parametrize("name", ["weight", "gamma"])
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
+def test_a_choice_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is {value}"):
+        replace(CHOICE, **{name: value})  # type: ignore[arg-type]  # only the two numbers are meant
