@@ -30,6 +30,9 @@ TIMEOUT_SECONDS = 60.0
 BATCH_ROWS = 500
 ID_BYTES = 300  # an item id (256) with the 13 bytes that a persona id adds, and room
 TEXT_BYTES = 65_535  # Milvus's own limit for VARCHAR
+# pymilvus pings an idle server every 10 s, which gRPC servers answer with GOAWAY "too_many_pings" unless they were told
+# to expect it, as milvus-lite is not; its shared connections then refuse the next client. A call still pings.
+CHANNEL = {"grpc.keepalive_permit_without_calls": False}
 
 _MANIFEST_FIELDS = ["item_id", "generation", "space", "row_ids", "title", "summary", "vector", "fingerprint", "deleted"]
 _ROW_FIELDS = ["persona_id", "item_id", "vector", "text"]
@@ -44,7 +47,7 @@ class MilvusPersonaStore:
         # pymilvus logs every failure with its stack; what it has to say is in the error raised here.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         with self._doing("connect"):
-            self._client = MilvusClient(uri, token=token, timeout=timeout)
+            self._client = MilvusClient(uri, token=token, timeout=timeout, dedicated=True, grpc_options=CHANNEL)
 
     def close(self) -> None:
         self._client.close()

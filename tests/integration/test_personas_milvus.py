@@ -186,7 +186,7 @@ def test_many_changes_are_merged_and_change_nothing(
 
 
 def rows_in(milvus: MilvusProcess, version: str) -> list[str]:
-    client = MilvusClient(milvus.uri, timeout=60)
+    client = MilvusClient(milvus.uri, timeout=60, dedicated=True)
     found = client.query(f"personas_{version}", filter='persona_id != ""', output_fields=["persona_id"], limit=100)
     client.close()
     return sorted(row["persona_id"] for row in found)

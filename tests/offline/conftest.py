@@ -34,7 +34,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def empty_milvus(milvus: str) -> str:
-    client = MilvusClient(milvus, timeout=60)
+    client = MilvusClient(milvus, timeout=60, dedicated=True)
     if client.has_collection(ALIAS):
         client.drop_alias(ALIAS)
     for name in client.list_collections():

@@ -62,7 +62,7 @@ def personas_of(index: Index, item_id: str) -> tuple[Persona, ...]:
 
 def row_ids(store: MilvusPersonaStore) -> set[str]:
     """Return the ids of all rows there are, named by a manifest or not."""
-    client = MilvusClient(store.uri, timeout=60)
+    client = MilvusClient(store.uri, timeout=60, dedicated=True)
     found = client.query(f"personas_{store.version()}", filter="", output_fields=["persona_id"], limit=10_000)
     client.close()
     return {row["persona_id"] for row in found}
