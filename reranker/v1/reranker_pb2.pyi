@@ -27,6 +27,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Fusion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fusion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FUSION_UNSPECIFIED: _Fusion.ValueType  # 0
+    """The server's default, FUSION_BLEND."""
+    FUSION_BLEND: _Fusion.ValueType  # 1
+    """Both standardised within the request and added up in the shares of fusion_weight."""
+    FUSION_RECIPROCAL_RANK: _Fusion.ValueType  # 2
+    """Weighted reciprocal ranks, 1 / (60 + rank), in the shares of fusion_weight, then standardised: for first-stage
+    scores whose distances mean nothing.
+    """
+    FUSION_PERSONA: _Fusion.ValueType  # 3
+    """The persona score alone, whatever fusion_weight says."""
+    FUSION_FIRST_STAGE: _Fusion.ValueType  # 4
+    """The first stage's order, unscored and unexplained: an experiment's control, or a switch in the caller's hand."""
+
+class Fusion(_Fusion, metaclass=_FusionEnumTypeWrapper):
+    """How first-stage score and persona score become the score that an answer is ordered by."""
+
+FUSION_UNSPECIFIED: Fusion.ValueType  # 0
+"""The server's default, FUSION_BLEND."""
+FUSION_BLEND: Fusion.ValueType  # 1
+"""Both standardised within the request and added up in the shares of fusion_weight."""
+FUSION_RECIPROCAL_RANK: Fusion.ValueType  # 2
+"""Weighted reciprocal ranks, 1 / (60 + rank), in the shares of fusion_weight, then standardised: for first-stage
+scores whose distances mean nothing.
+"""
+FUSION_PERSONA: Fusion.ValueType  # 3
+"""The persona score alone, whatever fusion_weight says."""
+FUSION_FIRST_STAGE: Fusion.ValueType  # 4
+"""The first stage's order, unscored and unexplained: an experiment's control, or a switch in the caller's hand."""
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
+
 class _ItemReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -41,6 +77,8 @@ class _ItemReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ItemReason
     """The index does not hold the item: its persona score counts as the mean of the request's."""
     ITEM_REASON_NO_PROFILE: _ItemReason.ValueType  # 3
     """There is no user profile to compare with: the first stage's order stands."""
+    ITEM_REASON_NOT_SCORED: _ItemReason.ValueType  # 4
+    """The first stage's order was asked for, or had to do: see FUSION_FIRST_STAGE and Degradation."""
 
 class ItemReason(_ItemReason, metaclass=_ItemReasonEnumTypeWrapper):
     """Why an item was ranked without a persona."""
@@ -53,6 +91,8 @@ ITEM_REASON_NOT_INDEXED: ItemReason.ValueType  # 2
 """The index does not hold the item: its persona score counts as the mean of the request's."""
 ITEM_REASON_NO_PROFILE: ItemReason.ValueType  # 3
 """There is no user profile to compare with: the first stage's order stands."""
+ITEM_REASON_NOT_SCORED: ItemReason.ValueType  # 4
+"""The first stage's order was asked for, or had to do: see FUSION_FIRST_STAGE and Degradation."""
 Global___ItemReason: _TypeAlias = ItemReason  # noqa: Y015
 
 class _Degradation:
@@ -79,6 +119,10 @@ class _DegradationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degradati
     """Recommend only: the generator does not know the user, so candidates come from the history's items."""
     DEGRADATION_CANDIDATES_POPULAR: _Degradation.ValueType  # 8
     """Recommend only: neither generator nor history knows the user, so candidates are the most popular items."""
+    DEGRADATION_DEADLINE_SHORT: _Degradation.ValueType  # 9
+    """Too little of the caller's deadline was left to score: the first stage's order stands."""
+    DEGRADATION_SWITCHED_OFF: _Degradation.ValueType  # 10
+    """The operator has switched reranking off: the first stage's order stands."""
 
 class Degradation(_Degradation, metaclass=_DegradationEnumTypeWrapper):
     """What the answer had to do without."""
@@ -101,6 +145,10 @@ DEGRADATION_CANDIDATES_FROM_HISTORY: Degradation.ValueType  # 7
 """Recommend only: the generator does not know the user, so candidates come from the history's items."""
 DEGRADATION_CANDIDATES_POPULAR: Degradation.ValueType  # 8
 """Recommend only: neither generator nor history knows the user, so candidates are the most popular items."""
+DEGRADATION_DEADLINE_SHORT: Degradation.ValueType  # 9
+"""Too little of the caller's deadline was left to score: the first stage's order stands."""
+DEGRADATION_SWITCHED_OFF: Degradation.ValueType  # 10
+"""The operator has switched reranking off: the first stage's order stands."""
 Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
 
 class _VectorSource:
@@ -233,6 +281,9 @@ class RerankRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     FUSION_WEIGHT_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
+    BOOSTS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Whose history to read. Required unless `history` is set."""
     top_k: _builtins.int
@@ -245,6 +296,10 @@ class RerankRequest(_message.Message):
     """
     variant: _builtins.str
     """A label of the caller's experiment, at most 64 bytes; returned as it came. Default empty."""
+    fusion: Global___Fusion.ValueType
+    """How the two scores become one. Default: blended."""
+    diversity: _builtins.float
+    """How much an item is held back for resembling those above it, 0 to below 1 (maximal marginal relevance). Default 0."""
     @_builtins.property
     def history(self) -> Global___History:
         """Takes the place of the stored history, e.g. for an anonymous session. Default: absent, the stored one is read."""
@@ -257,6 +312,10 @@ class RerankRequest(_message.Message):
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items not to return, at most 1000. They are left out before anything is scored."""
 
+    @_builtins.property
+    def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Boost]:
+        """What the platform's own rules add to items, at most 1000, item ids unique; those of no candidate say nothing."""
+
     def __init__(
         self,
         *,
@@ -268,10 +327,13 @@ class RerankRequest(_message.Message):
         explain: _builtins.bool | None = ...,
         fusion_weight: _builtins.float | None = ...,
         variant: _builtins.str = ...,
+        fusion: Global___Fusion.ValueType = ...,
+        boosts: _abc.Iterable[Global___Boost] | None = ...,
+        diversity: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_explain", b"_explain", "_fusion_weight", b"_fusion_weight", "explain", b"explain", "fusion_weight", b"fusion_weight", "history", b"history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_explain", b"_explain", "_fusion_weight", b"_fusion_weight", "candidates", b"candidates", "exclude_item_ids", b"exclude_item_ids", "explain", b"explain", "fusion_weight", b"fusion_weight", "history", b"history", "top_k", b"top_k", "user_id", b"user_id", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_explain", b"_explain", "_fusion_weight", b"_fusion_weight", "boosts", b"boosts", "candidates", b"candidates", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "explain", b"explain", "fusion", b"fusion", "fusion_weight", b"fusion_weight", "history", b"history", "top_k", b"top_k", "user_id", b"user_id", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__explain: _TypeAlias = _typing.Literal["explain"]  # noqa: Y015
     _WhichOneofArgType__explain: _TypeAlias = _typing.Literal["_explain", b"_explain"]  # noqa: Y015
@@ -283,6 +345,32 @@ class RerankRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fusion_weight) -> _WhichOneofReturnType__fusion_weight | None: ...
 
 Global___RerankRequest: _TypeAlias = RerankRequest  # noqa: Y015
+
+@_typing.final
+class Boost(_message.Message):
+    """A rule of the platform's: sponsored, fresh, out of stock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    ADD_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item. Required."""
+    add: _builtins.float
+    """Added to the item's score after fusion, in standard deviations of the request's scores, -10 to 10."""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        add: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add", b"add", "item_id", b"item_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Boost: _TypeAlias = Boost  # noqa: Y015
 
 @_typing.final
 class Persona(_message.Message):
@@ -435,12 +523,15 @@ class RerankResponse(_message.Message):
     PROFILE_WATERMARK_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     index_generation: _builtins.int
     """Generation of the newest item manifest in the index; grows with every publish."""
     profile_watermark: _builtins.int
     """Time of the newest event the profile has seen, ms since the epoch; 0: none, or none dated."""
     variant: _builtins.str
     """As sent."""
+    request_id: _builtins.str
+    """What logs call this answer: the request's metadata `x-request-id` (at most 64 bytes), or one the server made up."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedItem]:
         """Best first. Every candidate that is not excluded, up to top_k."""
@@ -462,10 +553,11 @@ class RerankResponse(_message.Message):
         profile_watermark: _builtins.int = ...,
         variant: _builtins.str = ...,
         timings: Global___StageTimings | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "index_generation", b"index_generation", "items", b"items", "profile_watermark", b"profile_watermark", "timings", b"timings", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "index_generation", b"index_generation", "items", b"items", "profile_watermark", b"profile_watermark", "request_id", b"request_id", "timings", b"timings", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,6 +574,9 @@ class RecommendRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     FUSION_WEIGHT_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
+    BOOSTS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Required."""
     n: _builtins.int
@@ -494,9 +589,17 @@ class RecommendRequest(_message.Message):
     """As in RerankRequest."""
     variant: _builtins.str
     """As in RerankRequest."""
+    fusion: Global___Fusion.ValueType
+    """As in RerankRequest."""
+    diversity: _builtins.float
+    """As in RerankRequest."""
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items not to return, at most 1000, beside those the user has seen."""
+
+    @_builtins.property
+    def boosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Boost]:
+        """As in RerankRequest."""
 
     def __init__(
         self,
@@ -508,10 +611,13 @@ class RecommendRequest(_message.Message):
         explain: _builtins.bool | None = ...,
         fusion_weight: _builtins.float | None = ...,
         variant: _builtins.str = ...,
+        fusion: Global___Fusion.ValueType = ...,
+        boosts: _abc.Iterable[Global___Boost] | None = ...,
+        diversity: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_explain", b"_explain", "_fusion_weight", b"_fusion_weight", "explain", b"explain", "fusion_weight", b"fusion_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_explain", b"_explain", "_fusion_weight", b"_fusion_weight", "candidates", b"candidates", "exclude_item_ids", b"exclude_item_ids", "explain", b"explain", "fusion_weight", b"fusion_weight", "n", b"n", "user_id", b"user_id", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_explain", b"_explain", "_fusion_weight", b"_fusion_weight", "boosts", b"boosts", "candidates", b"candidates", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "explain", b"explain", "fusion", b"fusion", "fusion_weight", b"fusion_weight", "n", b"n", "user_id", b"user_id", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__explain: _TypeAlias = _typing.Literal["explain"]  # noqa: Y015
     _WhichOneofArgType__explain: _TypeAlias = _typing.Literal["_explain", b"_explain"]  # noqa: Y015
