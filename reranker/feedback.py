@@ -14,9 +14,10 @@ from that is reasoned, not measured, since no data at hand holds kinds or low ra
 from collections.abc import Mapping
 
 from pydantic import Field, NonNegativeFloat
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from reranker.records import Event
+from reranker.settings_table import Table
 
 AGAINST = frozenset(
     {"dislike", "thumbs_down", "not_interested", "hide", "block", "report", "skip", "return", "refund", "unlike"}
@@ -27,7 +28,7 @@ LOOKS: Mapping[str, float] = {"impression": 0.0, "view": 0.5, "click": 0.5}
 """Kinds that are less than a choice. Shown is not chosen, so an impression weighs nothing."""
 
 
-class Feedback(BaseSettings):
+class Feedback(Table):
     """What events weigh. Environment variables: PERSONA4REC_FEEDBACK_KINDS='{"view": 0.3}' and so on."""
 
     model_config = SettingsConfigDict(env_prefix="PERSONA4REC_FEEDBACK_", frozen=True)

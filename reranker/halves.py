@@ -8,6 +8,7 @@ import hashlib
 import json
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from reranker.records import Aspects, Event, Update
@@ -51,7 +52,7 @@ def joined(event_id: str, interaction: Half | None, aspects: Half | None) -> Eve
     if aspects is None:
         return Event(event_id, item_id, event_time, kind, rating)
     head, _, blob = aspects.content.partition(b"\n")
-    review_item_id, review_rating, space = json.loads(head)
+    review_item_id, review_rating, space = _ASPECTS.decode(head)
     return Event(
         event_id=event_id,
         item_id=item_id if interaction else review_item_id,
@@ -66,7 +67,7 @@ def joined(event_id: str, interaction: Half | None, aspects: Half | None) -> Eve
 def _read_interaction(half: Half | None) -> tuple[int, tuple[str, str, float | None]]:
     if half is None:
         return 0, ("", "", None)
-    return half.event_time, json.loads(half.content)
+    return half.event_time, _INTERACTION.decode(half.content)
 
 
 def _aspects(event: Event) -> Aspects:
@@ -84,5 +85,7 @@ def _json(values: list[str | float | None]) -> bytes:
     return _ENCODER.encode(values).encode()
 
 
+_INTERACTION = msgspec.json.Decoder(tuple[str, str, float | None])
+_ASPECTS = msgspec.json.Decoder(tuple[str, float | None, str])
 # Made once: json.dumps makes one a call for any but its default options, which costs twice the encoding.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker import kernels
 from reranker.errors import EmbeddingSpaceError
 from reranker.item_table import hash_ids
 from reranker.records import Vector
@@ -65,15 +66,9 @@ class Index:
         """Find items; the newest segment that knows one says where it is, or that it is deleted."""
         hashes = hash_ids(item_ids, len(item_ids))
         places = Places(np.full(len(hashes), -1, np.int64), np.full(len(hashes), -1, np.int64))
-        pending = np.arange(len(hashes))
         for number, segment in enumerate(self.segments):
-            rows = segment.table.find(hashes[pending])
-            hit = rows >= 0
-            found = rows[hit]
-            places.segments[pending[hit]] = np.where(segment.arrays.deleted[found], -1, number)
-            places.rows[pending[hit]] = found
-            pending = pending[~hit]
-            if not len(pending):
+            found = segment.table.find(hashes)
+            if not kernels.settle(found, segment.arrays.deleted, number, places.segments, places.rows):
                 break
         return places
 
@@ -81,8 +76,23 @@ class Index:
         """Return the items as parts of a history, shape (n, dimension); zeros where the index lacks the item."""
         vectors = np.zeros((len(places.rows), self.dimension), np.float32)
         for number, segment in enumerate(self.segments):
-            here = places.segments == number
+            here = np.flatnonzero(places.segments == number)
             vectors[here] = segment.arrays.interactions[places.rows[here]]
+        return vectors
+
+    def weighted(self, places: Places, weights: NDArray[np.float32]) -> Vector:
+        """Return the sum of the items as parts of a history, each times its weight, shape (dimension,)."""
+        total = np.zeros(self.dimension, np.float32)
+        for number, segment in enumerate(self.segments):
+            kernels.add_weighted(weights, places.segments, places.rows, number, segment.arrays.interactions, total)
+        return total
+
+    def vectors(self, places: Places, numbers: NDArray[np.int64]) -> Vector:
+        """Return one vector an item, by its number in the item's segment, shape (n, dimension); zeros for -1."""
+        vectors = np.zeros((len(numbers), self.dimension), np.float32)
+        for number, segment in enumerate(self.segments):
+            here = np.flatnonzero((places.segments == number) & (numbers >= 0))
+            vectors[here] = segment.arrays.vectors[numbers[here]]
         return vectors
 
     def item(self, item_id: str) -> pb.ItemPersonas:

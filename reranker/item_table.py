@@ -12,6 +12,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from reranker import kernels
+
 Hashes = NDArray[np.uint64]
 
 
@@ -20,7 +22,7 @@ class ItemTable:
     """Where each item is. Arrays only, so that they may be mapped from a file."""
 
     hashes: Hashes
-    """Ascending, shape (items + the widest window,); what is beyond the items is 0, which no id has."""
+    """Ascending, shape (items,)."""
     rows: NDArray[np.int32]
     """Row of each hash, shape (items,)."""
     starts: NDArray[np.int32]
@@ -28,25 +30,16 @@ class ItemTable:
 
     def find(self, hashes: Hashes) -> NDArray[np.int64]:
         """Return the row of each hash, shape (n,); -1 where no item has it."""
-        if not len(self.rows):
-            return np.full(len(hashes), -1, np.int64)
-        windows = self.starts[hashes >> self._shift][:, None] + np.arange(self._width)
-        places = windows[np.arange(len(hashes)), (self.hashes[windows] == hashes[:, None]).argmax(axis=1)]
-        found = self.hashes[places] == hashes
-        return np.where(found, self.rows[np.minimum(places, len(self.rows) - 1)], -1).astype(np.int64)
+        return kernels.find(hashes, self.hashes, self.rows, self.starts, self._shift)
 
     @property
-    def _width(self) -> int:
-        return len(self.hashes) - len(self.rows)
-
-    @property
-    def _shift(self) -> np.uint64:
-        return np.uint64(64 - (len(self.starts) - 2).bit_length())
+    def _shift(self) -> int:
+        return 64 - (len(self.starts) - 2).bit_length()
 
 
 def hash_ids(item_ids: Iterable[str], count: int) -> Hashes:
-    """Return the ids' hashes, shape (count,); never 0."""
-    return np.maximum(np.fromiter(map(xxhash.xxh3_64_intdigest, item_ids), np.uint64, count), np.uint64(1))
+    """Return the ids' hashes, shape (count,)."""
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, item_ids), np.uint64, count)
 
 
 def build_table(hashes: Hashes) -> ItemTable:
@@ -59,5 +52,4 @@ def build_table(hashes: Hashes) -> ItemTable:
     bits = max(1, len(hashes).bit_length() + 1)
     edges = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
     starts = np.append(np.searchsorted(ordered, edges), len(ordered)).astype(np.int32)
-    padding = np.zeros(max(1, int(np.diff(starts).max())), np.uint64)
-    return ItemTable(np.concatenate([ordered, padding]), order.astype(np.int32), starts)
+    return ItemTable(ordered, order.astype(np.int32), starts)

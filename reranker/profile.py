@@ -1,5 +1,6 @@
 """A user's history as one vector: each event embedded (eq. 6), averaged with decay (eq. 7)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -7,6 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker import kernels
 from reranker.feedback import Feedback
 from reranker.index import Index, Places
 from reranker.records import Event, Vector
@@ -44,8 +46,7 @@ class Profile:
 
 def decay_weights(n: int, gamma: float) -> NDArray[np.float32]:
     """Return the shares of n events, newest first: proportional to gamma ** age in steps (eq. 7), adding up to 1."""
-    weights = np.power(np.float32(gamma), np.arange(n, dtype=np.float32))
-    return np.asarray(weights / weights.sum() if n else weights, dtype=np.float32)
+    return kernels.decay(np.ones(n, np.float32), gamma)
 
 
 def build_profile(
@@ -65,37 +66,37 @@ def build_profile(
     """
     if places is None:
         places = index.locate([event.item_id for event in events])
-    vectors, sources = index.interactions(places), [_SOURCES[held] for held in places.held.tolist()]
-    for number, event in enumerate(events):
-        if event.aspects_vector is not None and event.aspects_space == index.space:
-            vectors[number], sources[number] = event.aspects_vector, VectorSource.ASPECTS
-    strengths = [feedback.weight(event) for event in events]
-    sources = [
-        source if strength > 0 else VectorSource.NONE for source, strength in zip(sources, strengths, strict=True)
-    ]
-    weights = _shares(np.array(strengths, np.float32), [source is not VectorSource.NONE for source in sources], gamma)
+    said = [event.aspects_vector is not None and event.aspects_space == index.space for event in events]
+    strengths = np.array([feedback.weight(event) for event in events], np.float32)
+    strengths[~(places.held | np.array(said, np.bool_))] = 0
+    weights = kernels.decay(strengths, gamma)
     return Profile(
-        vector=_unit(weights @ vectors),
+        vector=_unit(_mean(events, said, index, places, weights)),
         weights=weights,
-        sources=tuple(sources),
+        sources=tuple(map(_source, said, weights.tolist())),
         watermark=max((event.event_time for event in events), default=0),
     )
 
 
-_SOURCES = {True: VectorSource.ITEM, False: VectorSource.NONE}
+def _mean(
+    events: Sequence[Event], said: Sequence[bool], index: Index, places: Places, weights: NDArray[np.float32]
+) -> Vector:
+    if not any(said):
+        return index.weighted(places, weights)
+    mean = index.weighted(places, np.where(said, np.float32(0), weights))
+    for event, aspects, weight in zip(events, said, weights, strict=True):
+        if aspects and event.aspects_vector is not None:
+            mean += weight * event.aspects_vector
+    return mean
 
 
-def _shares(strengths: NDArray[np.float32], counted: Sequence[bool], gamma: float) -> NDArray[np.float32]:
-    """Return the share of each event, 0 where it is not counted."""
-    shares = np.zeros(len(strengths), np.float32)
-    places = np.flatnonzero(counted)
-    weighed = decay_weights(len(places), gamma) * strengths[places]
-    if len(places):
-        shares[places] = weighed / weighed.sum()
-    return shares
+def _source(said: bool, weight: float) -> VectorSource:
+    if weight == 0:
+        return VectorSource.NONE
+    return VectorSource.ASPECTS if said else VectorSource.ITEM
 
 
 def _unit(mean: Vector) -> Vector | None:
     """Return the vector at unit length; None if it vanishes: such a profile prefers nothing to anything."""
-    length = float(np.linalg.norm(mean))
+    length = math.sqrt(mean.dot(mean))
     return mean / np.float32(length) if length > VANISHED else None

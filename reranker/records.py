@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +59,11 @@ class IndexRow:
     """None: the vector is the item summary's, for an item without personas."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One user-item event of a history."""
+class Event(NamedTuple):
+    """One user-item event of a history.
+
+    A tuple, since a request makes ten of them: a frozen dataclass takes four times as long to make.
+    """
 
     event_id: str
     item_id: str

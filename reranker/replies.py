@@ -1,16 +1,15 @@
 """Rankings, profiles and personas as messages of the contract.
 
-A ranked list is spliced, not built: the persona messages lie serialised in the index, and protobuf lets an embedded
-message be written as its field's tag, its length and its bytes (protobuf encoding, "Submessages"). Building the same
-answer from message objects takes several times as long.
+A ranked list is spliced, not built: the persona messages lie serialised in the index (`reranker.wire`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
+from reranker import wire
 from reranker.index import Index, Places
 from reranker.profile import Profile, VectorSource
 from reranker.records import Event
@@ -22,19 +21,6 @@ SOURCES = {
     VectorSource.ASPECTS: pb.VECTOR_SOURCE_ASPECTS,
     VectorSource.ITEM: pb.VECTOR_SOURCE_ITEM,
 }
-
-_LENGTH_DELIMITED = 2
-
-
-def _tag(message: type, field: str) -> bytes:
-    """Return the bytes that open an embedded message (field numbers below 16 take one)."""
-    number = message.DESCRIPTOR.fields_by_name[field].number  # type: ignore[attr-defined]  # every message has one
-    return bytes([number << 3 | _LENGTH_DELIMITED])
-
-
-_PERSONA = _tag(pb.RankedItem, "persona")
-_ITEMS = _tag(pb.RerankResponse, "items")
-_RANKING = _tag(pb.RecommendResponse, "ranking")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,83 +37,56 @@ class Ranked:
 
 def ranked_items(ranked: Ranked, top_k: int, explain: bool) -> bytes:
     """Return the `items` of a serialised RerankResponse: the best `top_k` (0: all), best first."""
-    return b"".join(_embedded(_ITEMS, item) for item in _ranked_items(ranked, top_k, explain))
+    ranking, segments = ranked.ranking, ranked.index.segments
+    order = ranking.order[: top_k or None]
+    of_segment, winners = ranked.places.segments[order], ranking.winners[order]
+    ids = [ranked.item_ids[number].encode() for number in order.tolist()]
+    scores = np.stack((ranking.scores[order], ranking.persona_scores[order], ranked.first_stage[order]), axis=1)
+    lengths = _persona_lengths(ranked, of_segment, winners)
+    reasons = _reasons(of_segment, lengths, ranked.profile)
+    told = lengths if explain else np.zeros_like(lengths)
+    out = np.empty(wire.FIXED_BYTES * len(order) + sum(map(len, ids)) + int(told.sum()), np.uint8)
+    places = np.full(len(order), -1, np.int64)
+    start = wire.put_items(
+        out,
+        np.frombuffer(b"".join(ids), np.uint8),
+        np.fromiter(accumulate(map(len, ids)), np.int64, len(ids)),
+        ranking.ranks_before[order],
+        scores,
+        scores.view(np.uint8).reshape(len(order), 3, 4),
+        reasons,
+        told,
+        places,
+    )
+    for number, segment in enumerate(segments):
+        arrays = segment.arrays
+        wire.put_personas(out, arrays.personas, arrays.persona_spans, of_segment, winners, number, places)
+    return out[start:].tobytes()
 
 
 def summary_winners(ranked: Ranked) -> int:
     """Return how many candidates were scored by their item's summary, for want of personas."""
-    winners, count = ranked.ranking.winners, 0
-    for number, segment in enumerate(ranked.index.segments):
-        of_segment = winners[(ranked.places.segments == number) & (winners >= 0)]
-        spans = segment.arrays.persona_spans
-        count += int((spans[of_segment] == spans[of_segment + 1]).sum())
-    return count
+    winners = ranked.ranking.winners
+    return int(((winners >= 0) & (_persona_lengths(ranked, ranked.places.segments, winners) == 0)).sum())
 
 
 def recommendation(ranking: bytes, generator: str) -> bytes:
     """Return a serialised RecommendResponse around a serialised RerankResponse."""
-    return _embedded(_RANKING, ranking) + pb.RecommendResponse(generator=generator).SerializeToString()
+    return wire.embedded_ranking(ranking) + pb.RecommendResponse(generator=generator).SerializeToString()
 
 
-def _ranked_items(ranked: Ranked, top_k: int, explain: bool) -> Iterator[bytes]:
-    ranking, order = ranked.ranking, ranked.ranking.order[: top_k or None]
-    personas = _personas(ranked.index, ranked.places.segments[order], ranking.winners[order])
-    # Plain numbers at once: reading an array's elements one by one costs more than all the rest.
-    columns = zip(
-        order.tolist(),
-        ranking.ranks_before[order].tolist(),
-        ranking.scores[order].tolist(),
-        ranking.persona_scores[order].tolist(),
-        ranked.first_stage[order].tolist(),
-        ranked.places.segments[order].tolist(),
-        personas,
-        strict=True,
-    )
-    for rank, (number, rank_before, score, persona_score, first_stage, segment, persona) in enumerate(columns, start=1):
-        item = pb.RankedItem(
-            item_id=ranked.item_ids[number],
-            rank=rank,
-            rank_before=rank_before,
-            score=score,
-            persona_score=_present(persona_score),
-            first_stage_score=_present(first_stage),
-            reason=pb.ITEM_REASON_UNSPECIFIED if persona else _reason(segment, ranked.profile),
-        ).SerializeToString()
-        yield item + _embedded(_PERSONA, persona) if persona and explain else item
+def _persona_lengths(ranked: Ranked, of_segment: wire.Numbers, winners: wire.Numbers) -> wire.Numbers:
+    lengths = np.zeros(len(winners), np.int64)
+    for number, segment in enumerate(ranked.index.segments):
+        wire.persona_lengths(segment.arrays.persona_spans, of_segment, winners, number, lengths)
+    return lengths
 
 
-def _personas(index: Index, segments: NDArray[np.int64], winners: NDArray[np.int64]) -> list[bytes]:
-    """Return the serialised persona of each winner; empty where there is none."""
-    personas = [b""] * len(winners)
-    for number, segment in enumerate(index.segments):
-        here = np.flatnonzero((segments == number) & (winners >= 0))
-        spans, blob = segment.arrays.persona_spans, segment.arrays.personas.data
-        starts, ends = spans[winners[here]].tolist(), spans[winners[here] + 1].tolist()
-        for place, start, end in zip(here.tolist(), starts, ends, strict=True):
-            personas[place] = bytes(blob[start:end])
-    return personas
-
-
-def _reason(segment: int, profile: Profile) -> "pb.ItemReason.ValueType":
-    if segment < 0:
-        return pb.ITEM_REASON_NOT_INDEXED
-    return pb.ITEM_REASON_NO_PROFILE if profile.vector is None else pb.ITEM_REASON_SUMMARY_ONLY
-
-
-def _present(score: float) -> float | None:
-    # NaN alone differs from itself; math.isnan is a call, and this runs for every number of every answer.
-    return None if score != score else score
-
-
-def _embedded(tag: bytes, message: bytes) -> bytes:
-    return tag + _varint(len(message)) + message
-
-
-def _varint(value: int) -> bytes:
-    """Encode a length (protobuf encoding, "Base 128 Varints")."""
-    if value < 0x80:
-        return bytes((value,))
-    return bytes((value & 0x7F | 0x80,)) + _varint(value >> 7)
+def _reasons(of_segment: wire.Numbers, persona_lengths: wire.Numbers, profile: Profile) -> wire.Numbers:
+    """Return why an item was ranked without a persona; 0 where it was not."""
+    otherwise = pb.ITEM_REASON_NO_PROFILE if profile.vector is None else pb.ITEM_REASON_SUMMARY_ONLY
+    without = np.where(of_segment < 0, pb.ITEM_REASON_NOT_INDEXED, otherwise)
+    return np.where(persona_lengths > 0, pb.ITEM_REASON_UNSPECIFIED, without)
 
 
 def profile_events(events: Sequence[Event], profile: Profile) -> list[pb.ProfileEvent]:

@@ -1,20 +1,46 @@
 """Scores and orders: pure functions over arrays, the same ones online and in evaluation."""
 
-import math
-import threading
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker import kernels
+from reranker.diversity import spread
 from reranker.index import Index, Places
+from reranker.kernels import standardise
 from reranker.records import Vector
-from reranker.segment import Spans
-
-EPSILON = float(np.finfo(np.float32).eps)
 
 Scores = NDArray[np.float32]
 """One score a candidate, shape (candidates,); NaN: there is none."""
+
+
+class Fusion(Enum):
+    """How first-stage score and persona score become one."""
+
+    BLEND = "blend"
+    """Both standardised within the request, in the shares of the weight."""
+    RECIPROCAL_RANK = "reciprocal_rank"
+    """Reciprocal ranks in the shares of the weight, then standardised (Cormack, Clarke, Büttcher, SIGIR 2009)."""
+    PERSONA = "persona"
+    """The persona score alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rules:
+    """How a request wants its candidates ordered, beside the weight."""
+
+    fusion: Fusion = Fusion.BLEND
+    boosts: Scores | None = None
+    """Added to each standardised score, shape (candidates,); None: nothing."""
+    diversity: float = 0.0
+    """How much resembling the items above holds an item back, 0 to below 1."""
+    depth: int = 0
+    """How many places diversity has a say in; 0: all."""
+
+
+PLAIN = Rules()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +50,8 @@ class Ranking:
     order: NDArray[np.int64]
     """Candidate numbers, best first, shape (candidates,)."""
     scores: Scores
-    """What `order` is by: fused and standardised; without a profile the first-stage scores, 0 where absent."""
+    """What `order` is by but for diversity: fused, standardised, boosted; without profile and boosts the first-stage
+    scores, 0 where absent."""
     persona_scores: Scores
     """Eq. 10, in [-1, 1]; NaN without a profile, or where the index does not hold the item."""
     winners: NDArray[np.int64]
@@ -33,18 +60,32 @@ class Ranking:
     """Place by first-stage score, from 1; ties and absent scores in the order of the request."""
 
 
-def rerank(index: Index, profile: Vector | None, places: Places, first_stage: Scores, weight: float) -> Ranking:
+def rerank(
+    index: Index, profile: Vector | None, places: Places, first_stage: Scores, weight: float, rules: Rules = PLAIN
+) -> Ranking:
     """Order candidates, given by where the index has them, for a profile of unit length.
 
     weight: share of the persona score in the fused score, 0 to 1.
     """
-    ranks_before = _ranks(first_stage)
     if profile is None:
-        nothing, nobody = np.full(len(first_stage), np.nan, np.float32), np.full(len(first_stage), -1, np.int64)
-        return Ranking(_order(first_stage, ranks_before), np.nan_to_num(first_stage), nothing, nobody, ranks_before)
+        return _by_first_stage(first_stage, rules.boosts)
+    ranks_before = kernels.ranks(first_stage)
     persona_scores, winners = best_of_index(index, profile, places)
-    scores = fuse(persona_scores, first_stage, weight)
-    return Ranking(_order(scores, ranks_before), scores, persona_scores, winners, ranks_before)
+    scores = fuse(persona_scores, first_stage, weight, rules.fusion)
+    if rules.boosts is not None:
+        scores = scores + rules.boosts
+    order = kernels.order(scores, ranks_before)
+    if rules.diversity:
+        order = spread(order, scores, index.vectors(places, winners), rules.diversity, rules.depth)
+    return Ranking(order, scores, persona_scores, winners, ranks_before)
+
+
+def _by_first_stage(first_stage: Scores, boosts: Scores | None) -> Ranking:
+    ranks_before = kernels.ranks(first_stage)
+    nothing, nobody = np.full(len(first_stage), np.nan, np.float32), np.full(len(first_stage), -1, np.int64)
+    scores = first_stage if boosts is None else standardise(first_stage) + boosts
+    order = kernels.order(scores, ranks_before)
+    return Ranking(order, np.nan_to_num(scores), nothing, nobody, ranks_before)
 
 
 def best_of_index(index: Index, profile: Vector, places: Places) -> tuple[Scores, NDArray[np.int64]]:
@@ -52,90 +93,35 @@ def best_of_index(index: Index, profile: Vector, places: Places) -> tuple[Scores
 
     The score is NaN and the winner -1 where the index does not hold the item.
     """
-    scores = np.full(len(places.rows), np.nan, np.float32)
-    winners = np.full(len(places.rows), -1, np.int64)
+    scores, winners = np.full(len(places.rows), np.nan, np.float32), np.full(len(places.rows), -1, np.int64)
     for number, segment in enumerate(index.segments):
-        here = places.segments == number
-        if here.any():
-            arrays = segment.arrays
-            scores[here], winners[here] = best_personas(profile, arrays.vectors, arrays.offsets, places.rows[here])
+        arrays = segment.arrays
+        kernels.best_personas(
+            profile, arrays.vectors, arrays.offsets, places.segments, places.rows, number, scores, winners
+        )
     return scores, winners
 
 
-def best_personas(
-    profile: Vector, vectors: Vector, offsets: Spans, rows: NDArray[np.int64]
-) -> tuple[Scores, NDArray[np.int64]]:
-    """Return the best similarity of each item's vectors to the profile and which has it (eq. 10; of equals, the first).
-
-    profile: (dimension,); vectors: (vectors, dimension); offsets: (items + 1,); rows: (n,), n >= 1, each of an item
-    that owns a vector at least.
-    """
-    starts = offsets[rows]
-    counts = offsets[rows + 1] - starts
-    heads = np.cumsum(counts) - counts
-    picked = np.arange(heads[-1] + counts[-1]) + np.repeat(starts - heads, counts)
-    similarities = _gathered(vectors, picked) @ profile
-    best = np.maximum.reduceat(similarities, heads)
-    # The first place of a segment at which its maximum stands: where nothing else can stand, beyond the end.
-    places = np.where(similarities == np.repeat(best, counts), np.arange(len(picked)), len(picked))
-    return np.clip(best, -1.0, 1.0), picked[np.minimum.reduceat(places, heads)]
-
-
-# 1,000 candidates of five 384-d personas: 7.7 MB. A larger gather is made anew.
-_SCRATCH_BYTES = 8 << 20
-
-
-class _Scratch(threading.local):
-    """Memory that each thread gathers into: taking 0.8 MB anew for every request costs its page faults, about 50 us."""
-
-    def __init__(self) -> None:
-        self.floats = np.empty(_SCRATCH_BYTES // 4, np.float32)
-
-
-_scratch = _Scratch()
-
-
-def _gathered(vectors: Vector, picked: NDArray[np.int64]) -> Vector:
-    size = len(picked) * vectors.shape[1]
-    if size > len(_scratch.floats):
-        return vectors.take(picked, axis=0)
-    out = _scratch.floats[:size].reshape(len(picked), -1)
-    # "clip" only because the default mode copies through a buffer of its own to write into `out`; all places are sound.
-    return vectors.take(picked, axis=0, out=out, mode="clip")
-
-
-def fuse(persona: Scores, first_stage: Scores, weight: float) -> Scores:
-    """Blend both scores after standardising each within the request.
+def fuse(persona: Scores, first_stage: Scores, weight: float, fusion: Fusion = Fusion.BLEND) -> Scores:
+    """Make one score of both, mean 0 and in units of about their spread.
 
     A missing score counts as the mean of the others. Constant or absent first-stage scores say nothing, so the
     persona score ranks alone, unless its weight is 0.
     """
-    first = standardise(first_stage)
-    if weight > 0 and not first.any():
+    if fusion is Fusion.BLEND:
+        return kernels.blend(persona, first_stage, weight)
+    if fusion is Fusion.PERSONA or (weight > 0 and not standardise(first_stage).any()):
         return standardise(persona)
-    return np.asarray(weight * standardise(persona) + (1 - weight) * first, dtype=np.float32)
+    # Plain floats times float32 arrays stay float32.
+    return standardise(weight * _reciprocal_ranks(persona) + (1 - weight) * _reciprocal_ranks(first_stage))
 
 
-def standardise(scores: Scores) -> Scores:
-    """Return scores with mean 0 and standard deviation 1; 0 where there is none, and 0 everywhere if all are equal."""
+# What the source found best, and everybody has used since.
+_RANK_OFFSET = 60
+
+
+def _reciprocal_ranks(scores: Scores) -> Scores:
+    """Return 1 / (60 + rank), of equals the first of the request before; the mean of the others where there is none."""
+    reciprocal = 1 / (_RANK_OFFSET + kernels.ranks(scores)).astype(np.float32)
     held = np.isfinite(scores)
-    standard = np.zeros(len(scores), np.float32)
-    # In double precision: the spread of a few nearly equal float32 is mostly their rounding otherwise.
-    values = scores[held].astype(np.float64)
-    if not len(values):
-        return standard
-    centred = values - values.sum() / len(values)
-    spread = math.sqrt(centred.dot(centred) / len(centred))
-    if spread > EPSILON * max(-values.min(), values.max()):
-        standard[held] = centred / spread
-    return standard
-
-
-def _ranks(first_stage: Scores) -> NDArray[np.int64]:
-    ranks = np.empty(len(first_stage), np.int64)
-    ranks[np.argsort(-first_stage, kind="stable")] = np.arange(1, len(first_stage) + 1)
-    return ranks
-
-
-def _order(scores: Scores, ranks_before: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.lexsort((ranks_before, -scores))
+    return np.where(held, reciprocal, reciprocal[held].mean() if held.any() else 0)

@@ -1,13 +1,12 @@
 """What a request must satisfy before anything is done with it. Every error names the field, the value and the limit."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from reranker.config import Limits
 from reranker.errors import InvalidRequestError
-from reranker.records import Event, event_id
 from reranker.scoring import Scores
 from reranker.v1 import reranker_pb2 as pb
 
@@ -15,20 +14,25 @@ from reranker.v1 import reranker_pb2 as pb
 QUOTED = 80
 # What Recommend returns where the request does not say.
 DEFAULT_N = 10
+# Standard deviations of the request's scores: four put an item above or below all others, more is only larger.
+MOST_BOOST = 10
+FUSIONS = frozenset(pb.Fusion.values())
 # Of a character, at most: most ids need not be encoded to be known to be short enough.
 UTF8_BYTES = 4
 
+Ranking = pb.RerankRequest | pb.RecommendRequest
+"""A request for a ranked list."""
+
 
 def check_rerank(request: pb.RerankRequest, limits: Limits) -> None:
-    """Raise InvalidRequestError unless the request keeps the contract of reranker.proto."""
+    """Raise InvalidRequestError unless the request keeps the contract of reranker.proto, its candidates apart."""
     if not request.HasField("history"):
         check_id("user_id", request.user_id, limits, "or send a history")
     check_history(request.history, limits)
     check_count("candidates", len(request.candidates), 1, limits.candidates)
-    check_candidates(request.candidates, limits)
     check_at_most("top_k", request.top_k, limits.candidates)
     check_ids("exclude_item_ids", request.exclude_item_ids, limits)
-    check_fusion_weight(request)
+    check_rules(request, limits)
     check_label("variant", request.variant, limits)
 
 
@@ -41,17 +45,19 @@ def check_recommend(request: pb.RecommendRequest, limits: Limits) -> None:
     if 0 < request.candidates < n:
         raise InvalidRequestError(f"candidates is {request.candidates}, fewer than n = {n}: ask for n at least")
     check_ids("exclude_item_ids", request.exclude_item_ids, limits)
-    check_fusion_weight(request)
+    check_rules(request, limits)
     check_label("variant", request.variant, limits)
 
 
-def check_candidates(candidates: Sequence[pb.Candidate], limits: Limits) -> None:
-    """Raise InvalidRequestError for the first candidate that breaks the contract; good ones are passed in bulk."""
-    item_ids = [candidate.item_id for candidate in candidates]
+def check_candidates(candidates: Sequence[pb.Candidate], item_ids: list[str], scores: Scores, limits: Limits) -> None:
+    """Raise InvalidRequestError for the first candidate that breaks the contract; good ones are passed in bulk.
+
+    item_ids, scores: those of the candidates, which are read only where something is wrong.
+    """
     distinct = set(item_ids)
     sound = len(distinct) == len(item_ids) and "" not in distinct
     short = max(map(len, item_ids)) * UTF8_BYTES <= limits.id_bytes
-    if sound and short and math.isfinite(math.fsum(candidate.score for candidate in candidates)):
+    if sound and short and np.isfinite(scores).all():
         return
     for place, candidate in enumerate(candidates):
         _check_candidate(place, candidate, item_ids, limits)
@@ -104,11 +110,32 @@ def check_label(field: str, value: str, limits: Limits) -> None:
         )
 
 
-def check_fusion_weight(request: pb.RerankRequest | pb.RecommendRequest) -> None:
+def check_rules(request: Ranking, limits: Limits) -> None:
+    """Raise InvalidRequestError for a fusion, boost or diversity that the contract does not know."""
     if not 0 <= request.fusion_weight <= 1:
         raise InvalidRequestError(
             f"fusion_weight is {request.fusion_weight}: send a share from 0 to 1, or leave it out"
         )
+    if request.fusion not in FUSIONS:
+        raise InvalidRequestError(f"fusion is {request.fusion}, which this server does not know: see reranker.proto")
+    if not 0 <= request.diversity < 1:
+        raise InvalidRequestError(f"diversity is {request.diversity}: send a share from 0 to below 1, or leave it out")
+    if request.boosts:
+        _check_boosts(request.boosts, limits)
+
+
+def _check_boosts(boosts: Sequence[pb.Boost], limits: Limits) -> None:
+    check_at_most("boosts", len(boosts), limits.candidates)
+    first: dict[str, int] = {}
+    for place, boost in enumerate(boosts):
+        check_id(f"boosts[{place}].item_id", boost.item_id, limits)
+        if first.setdefault(boost.item_id, place) != place:
+            raise InvalidRequestError(
+                f"boosts[{place}].item_id {_quoted(boost.item_id)} repeats boosts[{first[boost.item_id]}]: "
+                "send one boost an item"
+            )
+        if not -MOST_BOOST <= boost.add <= MOST_BOOST:
+            raise InvalidRequestError(f"boosts[{place}].add is {boost.add}: send -{MOST_BOOST} to {MOST_BOOST}")
 
 
 def check_at_most(field: str, value: int, limit: int) -> None:
@@ -120,27 +147,6 @@ def check_count(field: str, count: int, least: int, limit: int) -> None:
     if count < least:
         raise InvalidRequestError(f"{field}: {count} sent, at least {least} needed")
     check_at_most(field, count, limit)
-
-
-def inline_events(history: pb.History, length: int) -> tuple[Event, ...]:
-    """Return the newest `length` events of a checked inline history, newest first; of one event id, the last sent."""
-    merged = {event.event_id: event for event in map(_event, history.events)}
-    return tuple(sorted(merged.values(), key=lambda event: event.recency, reverse=True)[:length])
-
-
-def first_stage_scores(candidates: Iterable[pb.Candidate]) -> Scores:
-    """Return the scores as sent, NaN where absent, shape (candidates,)."""
-    return np.array([c.score if c.HasField("score") else math.nan for c in candidates], np.float32)
-
-
-def _event(event: pb.HistoryEvent) -> Event:
-    return Event(
-        event_id=event.event_id or event_id(event.item_id, event.event_time),
-        item_id=event.item_id,
-        event_time=event.event_time,
-        kind=event.kind,
-        rating=event.rating if event.HasField("rating") else None,
-    )
 
 
 def _quoted(value: str) -> str:

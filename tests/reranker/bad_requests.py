@@ -53,6 +53,26 @@ _RERANK = {
     "weight above": (rerank(fusion_weight=1.5), ["fusion_weight", "1.5", "0 to 1"]),
     "weight below": (rerank(fusion_weight=-0.5), ["fusion_weight", "-0.5", "0 to 1"]),
     "weight NaN": (rerank(fusion_weight=float("nan")), ["fusion_weight", "nan", "0 to 1"]),
+    "infinite scores": (
+        rerank(
+            candidates=[
+                pb.Candidate(item_id="a", score=float("inf")),
+                pb.Candidate(item_id="b", score=float("-inf")),
+            ]
+        ),
+        ["candidates[0].score", "inf", "finite"],
+    ),
+    "unknown fusion": (rerank(fusion=77), ["fusion", "77", "reranker.proto"]),
+    "diversity 1": (rerank(diversity=1), ["diversity", "1.0", "0 to below 1"]),
+    "diversity NaN": (rerank(diversity=float("nan")), ["diversity", "nan", "0 to below 1"]),
+    "too many boosts": (rerank(boosts=[pb.Boost(item_id=i) for i in _ids(1001)]), ["boosts", "1001", "1000"]),
+    "boost of nothing": (rerank(boosts=[pb.Boost(add=1)]), ["boosts[0].item_id", "empty"]),
+    "boost twice": (
+        rerank(boosts=[pb.Boost(item_id="a"), pb.Boost(item_id="b"), pb.Boost(item_id="a")]),
+        ["boosts[2].item_id", "'a'", "boosts[0]", "one boost"],
+    ),
+    "boost too great": (rerank(boosts=[pb.Boost(item_id="a", add=10.5)]), ["boosts[0].add", "10.5", "-10 to 10"]),
+    "boost NaN": (rerank(boosts=[pb.Boost(item_id="a", add=float("nan"))]), ["boosts[0].add", "nan"]),
     "long variant": (rerank(variant=LONG_LABEL), ["variant", "vvv", "65 bytes", "64"]),
     "too many events": (
         rerank(history=pb.History(events=[pb.HistoryEvent(item_id=item) for item in _ids(201)])),
@@ -94,6 +114,14 @@ GOOD_RERANKS = [
         ),
         "weight 0": rerank(fusion_weight=0),
         "weight 1": rerank(fusion_weight=1),
+        "every rule": rerank(
+            fusion=pb.FUSION_RECIPROCAL_RANK,
+            boosts=[pb.Boost(item_id="a", add=10), pb.Boost(item_id="of no candidate", add=-10)],
+            diversity=0.99,
+        ),
+        "scores that no sum holds": rerank(
+            candidates=[pb.Candidate(item_id="a", score=3e38), pb.Candidate(item_id="b", score=-3e38)]
+        ),
         "longest variant": rerank(variant="v" * 64),
         "history instead of a user": rerank(user_id="", history=pb.History()),
         "most events": rerank(history=pb.History(events=[pb.HistoryEvent(item_id=item) for item in _ids(200)])),

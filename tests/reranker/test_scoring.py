@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.index import Index, Places, open_index
-from reranker.records import Vector
-from reranker.scoring import Ranking, best_of_index, best_personas, fuse, rerank, standardise
+from reranker.kernels import standardise
+from reranker.scoring import Fusion, Ranking, Rules, best_of_index, fuse, rerank
 from reranker.segment import build_segment
 from tests.reranker.making import SPACE, index, item, vector
 
@@ -119,17 +119,6 @@ def test_segments_give_the_scores_and_personas_of_one(
         assert winner < 0 or many.segments[segment].persona(winner) == one.single.persona(other)
 
 
-def test_more_than_the_scratch_memory_is_scored_alike() -> None:
-    rows = np.random.default_rng(0).integers(0, 700, 2000)
-    spread: Vector = np.random.default_rng(1).standard_normal((1400, 1024), np.float32) / np.float32(40)
-    offsets = np.arange(0, 1401, 2)
-    profile = np.asarray(spread[3] / np.linalg.norm(spread[3]), np.float32)
-    scores, winners = best_personas(profile, spread, offsets, rows)
-    similarities = (spread @ profile).reshape(-1, 2)[rows]
-    np.testing.assert_allclose(scores, np.clip(similarities.max(axis=1), -1, 1), atol=1e-5)
-    np.testing.assert_array_equal(winners, 2 * rows + similarities.argmax(axis=1))
-
-
 @given(requests(), VECTORS, WEIGHTS)
 def test_candidates_are_ordered_by_the_fused_score(
     request: tuple[Catalogue, list[int], list[float]], profile: list[float], weight: float
@@ -140,6 +129,55 @@ def test_candidates_are_ordered_by_the_fused_score(
     assert_places(ranking, rows, first)
     np.testing.assert_allclose(ranking.scores, expected, atol=1e-5)
     # By score, and of equals the one that was first before.
+    keys = [(-ranking.scores[place], ranking.ranks_before[place]) for place in ranking.order]
+    assert keys == sorted(keys)
+
+
+def plain_reciprocal(scores: Sequence[float]) -> list[float]:
+    held = [1 / (60 + rank) for rank, score in zip(plain_ranks(scores), scores, strict=True) if score == score]
+    ranks = zip(plain_ranks(scores), scores, strict=True)
+    return [1 / (60 + rank) if score == score else fmean(held) if held else 0 for rank, score in ranks]
+
+
+@given(requests(), VECTORS, WEIGHTS)
+def test_reciprocal_ranks_are_blended(
+    request: tuple[Catalogue, list[int], list[float]], profile: list[float], weight: float
+) -> None:
+    catalogue, rows, first = request
+    rules = Rules(fusion=Fusion.RECIPROCAL_RANK)
+    ranking = rerank(laid_out(catalogue), vector(*profile), places_of(rows), np.array(first, np.float32), weight, rules)
+    persona = [plain_best(catalogue, profile, row)[0] for row in rows]
+    if weight > 0 and not any(plain_standard(first)):
+        expected = plain_standard(persona)
+    else:
+        both = zip(plain_reciprocal(persona), plain_reciprocal(first), strict=True)
+        expected = plain_standard([weight * p + (1 - weight) * f for p, f in both])
+    np.testing.assert_allclose(ranking.scores, expected, atol=1e-2)
+
+
+@given(requests(), VECTORS, WEIGHTS)
+def test_the_persona_score_may_rank_alone(
+    request: tuple[Catalogue, list[int], list[float]], profile: list[float], weight: float
+) -> None:
+    catalogue, rows, first = request
+    rules = Rules(fusion=Fusion.PERSONA)
+    alone = rerank(laid_out(catalogue), vector(*profile), places_of(rows), np.array(first, np.float32), weight, rules)
+    expected = plain_standard([plain_best(catalogue, profile, row)[0] for row in rows])
+    np.testing.assert_allclose(alone.scores, expected, atol=1e-5)
+
+
+@given(requests(), VECTORS | st.none(), st.data())
+def test_boosts_are_added_to_the_scores(
+    request: tuple[Catalogue, list[int], list[float]], profile: list[float] | None, data: st.DataObject
+) -> None:
+    catalogue, rows, first = request
+    boosts = data.draw(st.lists(EIGHTHS, min_size=len(rows), max_size=len(rows)))
+    rules = Rules(boosts=np.array(boosts, np.float32))
+    index, of_user = laid_out(catalogue), None if profile is None else vector(*profile)
+    ranking = rerank(index, of_user, places_of(rows), np.array(first, np.float32), 0.5, rules)
+    without = rerank(index, of_user, places_of(rows), np.array(first, np.float32), 0.5)
+    plain = plain_standard(first) if profile is None else without.scores
+    np.testing.assert_allclose(ranking.scores, np.add(plain, boosts), atol=1e-5)
     keys = [(-ranking.scores[place], ranking.ranks_before[place]) for place in ranking.order]
     assert keys == sorted(keys)
 

@@ -1,12 +1,10 @@
-import math
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.config import Limits
 from reranker.errors import InvalidRequestError
+from reranker.reading import read_candidates
 from reranker.v1 import reranker_pb2 as pb
 from reranker.validation import (
     check_count,
@@ -15,13 +13,16 @@ from reranker.validation import (
     check_label,
     check_recommend,
     check_rerank,
-    first_stage_scores,
-    inline_events,
 )
 from tests.reranker.bad_requests import BAD_RECOMMENDS, BAD_RERANKS, GOOD_RECOMMENDS, GOOD_RERANKS, recommend, rerank
 
 LIMITS = Limits()
 SMALL = Limits(candidates=3, history_events=2, id_bytes=8, label_bytes=4)
+
+
+def check(request: pb.RerankRequest, limits: Limits) -> None:
+    check_rerank(request, limits)
+    read_candidates(request, limits)
 
 
 def assert_says(told: str, parts: list[str]) -> None:
@@ -32,7 +33,7 @@ def assert_says(told: str, parts: list[str]) -> None:
 @pytest.mark.parametrize(("request_", "says"), BAD_RERANKS)
 def test_a_bad_rerank_is_refused_by_field_value_and_limit(request_: pb.RerankRequest, says: list[str]) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        check_rerank(request_, LIMITS)
+        check(request_, LIMITS)
     assert_says(str(refused.value), says)
 
 
@@ -45,7 +46,7 @@ def test_a_bad_recommend_is_refused_by_field_value_and_limit(request_: pb.Recomm
 
 @pytest.mark.parametrize("request_", GOOD_RERANKS)
 def test_a_rerank_at_the_limits_passes(request_: pb.RerankRequest) -> None:
-    check_rerank(request_, LIMITS)
+    check(request_, LIMITS)
 
 
 @pytest.mark.parametrize("request_", GOOD_RECOMMENDS)
@@ -65,9 +66,9 @@ def test_a_recommend_at_the_limits_passes(request_: pb.RecommendRequest) -> None
     ids=["candidates", "top_k", "id", "label", "events"],
 )
 def test_the_limits_are_the_server_s_own(request_: pb.RerankRequest) -> None:
-    check_rerank(request_, LIMITS)
+    check(request_, LIMITS)
     with pytest.raises(InvalidRequestError):
-        check_rerank(request_, SMALL)
+        check(request_, SMALL)
 
 
 def test_recommend_keeps_the_server_s_own_limits() -> None:
@@ -108,35 +109,5 @@ def test_counts_have_a_least_and_a_most() -> None:
 
 def test_a_line_break_in_an_id_does_not_break_the_message() -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        check_rerank(rerank(["a\nb", "a\nb"]), LIMITS)
+        check(rerank(["a\nb", "a\nb"]), LIMITS)
     assert "\n" not in str(refused.value)
-
-
-def test_an_inline_history_is_read_newest_first() -> None:
-    sent = pb.History(
-        events=[
-            pb.HistoryEvent(item_id="old", event_time=1),
-            pb.HistoryEvent(item_id="undated"),
-            pb.HistoryEvent(item_id="new", event_time=3, kind="view", rating=4, event_id="e"),
-            pb.HistoryEvent(item_id="middle", event_time=2),
-        ]
-    )
-    events = inline_events(sent, 10)
-    assert [event.item_id for event in events] == ["new", "middle", "old", "undated"]
-    assert (events[0].event_id, events[0].kind, events[0].rating) == ("e", "view", 4)
-    assert (events[1].event_id, events[1].rating) == ("middle@2", None)
-    assert [event.item_id for event in inline_events(sent, 2)] == ["new", "middle"]
-
-
-def test_of_one_event_id_an_inline_history_holds_the_last_sent() -> None:
-    events = [pb.HistoryEvent(item_id=item, event_time=5, event_id="e") for item in ("first", "last")]
-    assert [event.item_id for event in inline_events(pb.History(events=events), 10)] == ["last"]
-    again = [pb.HistoryEvent(item_id="same", event_time=5)] * 2
-    assert len(inline_events(pb.History(events=again), 10)) == 1
-
-
-def test_an_absent_first_stage_score_is_nan_and_zero_is_zero() -> None:
-    sent = [pb.Candidate(item_id="a"), pb.Candidate(item_id="b", score=0), pb.Candidate(item_id="c", score=-1.5)]
-    scores = first_stage_scores(sent)
-    np.testing.assert_array_equal(scores, np.array([math.nan, 0, -1.5], np.float32))
-    assert first_stage_scores([]).shape == (0,)
