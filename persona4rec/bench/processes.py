@@ -3,8 +3,10 @@
 import asyncio
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -20,6 +23,9 @@ from reranker.errors import Persona4RecError
 from reranker.rpc import SERVICE
 from reranker.v1 import reranker_pb2 as pb
 from reranker.worker import run, server_options
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 _SPAWN = multiprocessing.get_context("spawn")
 START_SECONDS = 120.0
@@ -75,7 +81,7 @@ async def _echo(settings: ServerSettings, port: int, started: Connection, reply:
 
 @contextmanager
 def _process(target: object, settings: ServerSettings, *further: object) -> Iterator[Served]:
-    port = _free_port(settings.host)
+    port = free_port(settings.host)
     mine, theirs = _SPAWN.Pipe(duplex=False)
     process = _SPAWN.Process(target=target, args=(settings, port, theirs, *further))  # type: ignore[arg-type]
     process.start()
@@ -88,6 +94,31 @@ def _process(target: object, settings: ServerSettings, *further: object) -> Iter
     finally:
         process.terminate()
         process.join()
+
+
+@contextmanager
+def redis_server() -> Iterator["Redis | None"]:
+    """Yield a client of a redis-server that lives as long as the block, nothing stored; None where there is none."""
+    try:
+        from redis import Redis
+        from redis.backoff import ExponentialBackoff
+        from redis.retry import Retry
+    except ImportError:
+        yield None
+        return
+    if shutil.which("redis-server") is None:
+        yield None
+        return
+    port = free_port("127.0.0.1")
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with TemporaryDirectory() as folder:
+        server = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            # Its first answer comes within a second.
+            yield Redis(port=port, retry=Retry(ExponentialBackoff(), 10))
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -104,6 +135,6 @@ def proportional_bytes(pid: int) -> int:
     return sys.maxsize
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
     with socket.create_server((host, 0)) as taken:
         return int(taken.getsockname()[1])

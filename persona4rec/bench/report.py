@@ -11,16 +11,52 @@ from rich.table import Table
 from rich.text import Text
 
 from persona4rec.arguments import CANDIDATES
+from persona4rec.bench.alternatives import Alternative
+from persona4rec.bench.budgets import budgets
 from persona4rec.bench.run import EVENTS, TOP_K, Measured
 
 
-def table(measured: Sequence[Measured]) -> RenderableType:
-    """Show latency and throughput by catalogue size, each beside the echo of the same run."""
-    return Group(_latency(measured), _throughput(measured), *_notes(measured))
+def table(measured: Sequence[Measured], alternatives: Sequence[Alternative] = ()) -> RenderableType:
+    """Show latency and throughput by catalogue size, each beside the echo of the same run, and the budgets."""
+    others = [_alternatives(alternatives)] if alternatives else []
+    return Group(_latency(measured), _throughput(measured), *others, _budgets(measured), *_notes(measured))
 
 
-def write_json(measured: Sequence[Measured], path: Path) -> None:
-    path.write_text(json.dumps([asdict(one) for one in measured], indent=1) + "\n", encoding="utf-8")
+def write_json(measured: Sequence[Measured], alternatives: Sequence[Alternative], path: Path) -> None:
+    """Write the figures: {sizes, alternatives, budgets}."""
+    told = {
+        "sizes": [asdict(one) for one in measured],
+        "alternatives": [asdict(one) for one in alternatives],
+        "budgets": [{**asdict(one), "met": one.met} for one in budgets(measured)],
+    }
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _budgets(measured: Sequence[Measured]) -> Table:
+    shown = Table(title="Budgets", title_justify="left", header_style="bold")
+    for column in ("", "measured", "must", "aim", ""):
+        shown.add_column(column, justify="left" if not column else "right")
+    for budget in budgets(measured):
+        verdict = Text("missed", "red") if not budget.met else Text("aim reached" if budget.reached else "met", "green")
+        numbers = [_amount(value, budget.unit) for value in (budget.measured, budget.must, budget.aim)]
+        bound = ">= " if budget.at_least else "<= "
+        shown.add_row(budget.what, numbers[0], bound + numbers[1], bound + numbers[2], verdict)
+    return shown
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:.0f} us" if unit == "us" else f"{value:.2f} {unit}"
+
+
+def _alternatives(alternatives: Sequence[Alternative]) -> Table:
+    ours = alternatives[0].quantiles[50.0]
+    shown = Table(title="Other ways to the same personas, milliseconds", title_justify="left", header_style="bold")
+    for column in ("way", "p50", "p95", "against ours", "requests"):
+        shown.add_column(column, justify="left" if column == "way" else "right")
+    for one in alternatives:
+        p50, p95 = one.quantiles[50.0], one.quantiles[95.0]
+        shown.add_row(one.name, f"{p50:,.2f}", f"{p95:,.2f}", f"{p50 / ours:,.1f} x", str(one.requests))
+    return shown
 
 
 def _latency(measured: Sequence[Measured]) -> Table:

@@ -12,9 +12,13 @@ import numpy as np
 from persona4rec.arguments import CANDIDATES
 from persona4rec.bench.catalogue import item_id, write_catalogue
 from persona4rec.bench.processes import RERANK, Served, cpu_seconds, echo, proportional_bytes, reranker
+from persona4rec.bench.scoring import ScoringAlone, measure_scoring
 from reranker.config import ServerSettings
+from reranker.errors import IndexUnavailableError
 from reranker.histories_sqlite import SqliteHistoryStore
+from reranker.index import Index
 from reranker.records import Event
+from reranker.snapshot import open_snapshot, read_snapshot
 from reranker.v1 import reranker_pb2 as pb
 
 USER = "user"
@@ -23,6 +27,9 @@ EVENTS = 10
 # Different requests, so that no answer and no row is warm from the call before.
 REQUESTS = 500
 WARM_UP_CALLS = 300
+# In flight at a time: one, what a budget is set for, and beyond it.
+IN_FLIGHT = (1, 8, 32, 64)
+CURVE = tuple(share / 200 for share in range(201))
 QUANTILES = (50.0, 95.0, 99.0, 99.9)
 
 
@@ -31,6 +38,8 @@ class Latency:
     """Round trips of one client, in milliseconds."""
 
     quantiles: dict[float, float]
+    curve: list[float]
+    """The time within which each of CURVE's shares of the calls had ended."""
     cpu: float
     """Milliseconds of the server's processor time a call."""
 
@@ -57,6 +66,7 @@ class Measured:
     latency: dict[str, Latency]
     """Of "echo" and "rerank"."""
     throughput: dict[str, list[Throughput]]
+    scoring: ScoringAlone
 
 
 def measure(folder: Path, items: int, calls: int, seconds: float, in_flight: Sequence[int]) -> Measured:
@@ -77,7 +87,15 @@ def measure(folder: Path, items: int, calls: int, seconds: float, in_flight: Seq
                 name: asyncio.run(_loops(served, requests, seconds, in_flight)) for name, served in servers.items()
             }
             vectors = sum(path.stat().st_size for path in settings.index.glob("segment-*/vectors.npy"))
-            return Measured(items, ready, proportional_bytes(server.pid) / vectors, latency, loops)
+            share = proportional_bytes(server.pid) / vectors
+    return Measured(items, ready, share, latency, loops, measure_scoring(_index(settings.index).single))
+
+
+def _index(folder: Path) -> Index:
+    snapshot = read_snapshot(folder)
+    if snapshot is None:
+        raise IndexUnavailableError(f"there is no index in {folder}")
+    return open_snapshot(folder, snapshot)
 
 
 def _write_history(path: Path, items: int) -> None:
@@ -123,6 +141,7 @@ def _latencies(servers: dict[str, Served], requests: Sequence[bytes], calls: int
     return {
         name: Latency(
             dict(zip(QUANTILES, np.percentile(taken[name], QUANTILES).tolist(), strict=True)),
+            np.quantile(taken[name], CURVE).tolist(),
             (cpu_seconds(served.pid) - before[name]) / calls * 1000,
         )
         for name, served in servers.items()
