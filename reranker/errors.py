@@ -5,8 +5,10 @@ from candidate_gen.errors import ConfigurationError, Persona4RecError
 __all__ = [
     "BrokerUnavailableError",
     "ConfigurationError",
+    "DeadlineError",
     "EmbeddingSpaceError",
     "HistoryStoreError",
+    "IndexBusyError",
     "IndexUnavailableError",
     "InvalidEventError",
     "InvalidRequestError",
@@ -24,12 +26,20 @@ class UnknownUserError(Persona4RecError):
     """The history store does not know the user asked for. Becomes NOT_FOUND."""
 
 
+class DeadlineError(Persona4RecError):
+    """The caller stopped waiting before its request was begun. Becomes DEADLINE_EXCEEDED."""
+
+
 class NotServedError(Persona4RecError):
     """A request this server is not set up for. Becomes FAILED_PRECONDITION."""
 
 
 class IndexUnavailableError(Persona4RecError):
     """Milvus does not answer, or holds no index."""
+
+
+class IndexBusyError(Persona4RecError):
+    """Another publisher writes the index in Milvus: names it. Nothing was written that it could trip over."""
 
 
 class EmbeddingSpaceError(Persona4RecError):

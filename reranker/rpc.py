@@ -1,18 +1,26 @@
-"""Between the wire and the service: parsing, status codes and metrics of every RPC of the contract.
+"""Between the wire and the service: admission, parsing, status codes, metrics and logs of every RPC of the contract.
 
 The handlers take and return bytes. A body that is no message is the caller's mistake and must not look like the
 server's (grpc's own parsing answers INTERNAL), and a reply may be spliced from bytes that were serialised long ago.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from itertools import count
+from secrets import token_hex
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from reranker.calls import Call
 from reranker.errors import (
+    DeadlineError,
     HistoryStoreError,
     IndexUnavailableError,
     InvalidRequestError,
@@ -30,52 +38,115 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Reranker"]
 CODES: dict[type[Persona4RecError], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownUserError: grpc.StatusCode.NOT_FOUND,
+    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotServedError: grpc.StatusCode.FAILED_PRECONDITION,
     HistoryStoreError: grpc.StatusCode.UNAVAILABLE,
     IndexUnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 
+# An answer is computed in milliseconds. What is not over after this waits for a client that does not read it, and would
+# hold its place among the requests in flight until the connection ends.
+READ_SECONDS = 5.0
+
+REQUEST_ID = "x-request-id"
+# As the contract has it: enough for two UUIDs with a dash.
+REQUEST_ID_BYTES = 64
+
 Context = grpc.aio.ServicerContext[Any, Any]
-Answer = Callable[[Any], Message | bytes]
+Answer = Callable[[Any, Call], Message | bytes]
 """What the service does with a parsed request: a message, or one already serialised."""
-Handler = Callable[[bytes, Context], Awaitable[bytes]]
+Handler = Callable[[str, bytes, Context], Awaitable[bytes]]
+"""From a request's id and body to the reply's bytes."""
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_made = (f"{prefix}-{number:x}" for prefix in [token_hex(6)] for number in count(1))
 
 
-def handlers(service: object, metrics: Metrics) -> grpc.GenericRpcHandler:
-    """Return handlers for every method of the contract: each is the service's method of that name."""
-    return grpc.method_handlers_generic_handler(
-        SERVICE.full_name,
-        {
-            method.name: grpc.unary_unary_rpc_method_handler(
-                _handler(method.name, getattr(service, method.name), getattr(pb, method.input_type.name), metrics)
+class Handlers(grpc.GenericRpcHandler):
+    """Every method of the contract: each is the service's method of that name.
+
+    No more than `limit` requests are in flight at a time, from their arrival until the client has taken the answer; the
+    next is refused before its body is received. Health and reflection do not count: a server that is busy is healthy.
+    """
+
+    def __init__(self, service: object, metrics: Metrics, limit: int, log_share: float = 0.0) -> None:
+        self._begun: dict[asyncio.Task[Any], float] = {}
+        self._limit = limit
+        self._metrics = metrics
+        self._methods = {
+            f"/{SERVICE.full_name}/{method.name}": _handler(
+                method.name, getattr(service, method.name), getattr(pb, method.input_type.name), metrics, log_share
             )
             for method in SERVICE.methods
-        },
-    )
+        }
+
+    def service(self, call: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        handle = self._methods.get(call.method)
+        if handle is None:
+            return None
+        if len(self._begun) >= self._limit:
+            self._metrics.requests.labels(call.method.rpartition("/")[2], "RESOURCE_EXHAUSTED").inc()
+            return _BUSY
+        task = asyncio.current_task()
+        if task is not None:
+            # Not when the handler returns: its answer may have to wait for a client that reads slowly.
+            self._begun[task] = perf_counter()
+            task.add_done_callback(self._begun.pop)
+        # The id is read here, where metadata is at hand; asking the context for it later takes 7 us.
+        return grpc.unary_unary_rpc_method_handler(partial(handle, request_id(call.invocation_metadata or ())))
+
+    def look(self) -> None:
+        """Give up the answers that nobody reads, and tell how many requests are in flight."""
+        overdue = perf_counter() - READ_SECONDS
+        for task in [task for task, begun in self._begun.items() if begun < overdue]:
+            task.cancel()
+        self._metrics.in_flight.set(len(self._begun))
 
 
-def _handler(name: str, answer: Answer, request_type: type[Message], metrics: Metrics) -> Handler:
+def request_id(metadata: Metadata) -> str:
+    """Return the id that the caller sent, if it is one to be written to logs, or else a new one."""
+    for key, value in metadata:
+        if key == REQUEST_ID:
+            return value if isinstance(value, str) and _fit_for_logs(value) else next(_made)
+    return next(_made)
+
+
+def _fit_for_logs(sent: str) -> bool:
+    return 0 < len(sent) <= REQUEST_ID_BYTES and sent.isascii() and sent.isprintable()
+
+
+def _handler(
+    name: str, answer: Answer, request_type: type[Message], metrics: Metrics, log_share: float = 0.0
+) -> Handler:
     # Looked up once: finding a labelled metric costs as much as parsing a request.
-    ok, seconds, in_flight = metrics.requests.labels(name, "OK"), metrics.seconds.labels(name), metrics.in_flight
+    ok, seconds = metrics.requests.labels(name, "OK"), metrics.seconds.labels(name)
 
-    async def handle(body: bytes, context: Context) -> bytes:
-        started = perf_counter()
-        in_flight.inc()
+    async def handle(request_id: str, body: bytes, context: Context) -> bytes:
+        started, code = perf_counter(), grpc.StatusCode.OK
         try:
-            reply = answer(_parsed(request_type, body))
+            reply = answer(_parsed(request_type, body), Call(request_id, _seconds_left(context)))
             told = reply if isinstance(reply, bytes) else reply.SerializeToString()
             ok.inc()
         except Exception as error:
-            code, why = _status(name, error)
+            code, why = _status(name, error, request_id)
             metrics.requests.labels(name, code.name).inc()
             await context.abort(code, why)
         else:
             return told
         finally:
-            in_flight.dec()
-            seconds.observe(perf_counter() - started)
+            took = perf_counter() - started
+            seconds.observe(took)
+            if log_share and random.random() < log_share:  # noqa: S311 - a sample, not a secret
+                _log_request(name, code, took, request_id)
 
     return handle
+
+
+def _seconds_left(context: Context) -> float:
+    left: float | None = context.time_remaining()
+    if left == 0:
+        raise DeadlineError("the deadline had passed before the request was begun: nothing was computed")
+    return math.inf if left is None else left
 
 
 def _parsed(request_type: type[Message], body: bytes) -> Message:
@@ -86,8 +157,23 @@ def _parsed(request_type: type[Message], body: bytes) -> Message:
         raise InvalidRequestError(f"the body of {len(body)} bytes is no {name}: {error}") from error
 
 
-def _status(method: str, error: Exception) -> tuple[grpc.StatusCode, str]:
+def _status(method: str, error: Exception, request_id: str) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, Persona4RecError):
         return CODES.get(type(error), grpc.StatusCode.INTERNAL), str(error)
-    log.error("%s failed", method, exc_info=error)
-    return grpc.StatusCode.INTERNAL, "the server failed on this request; its log says how"
+    log.error("%s failed, request %s", method, request_id, exc_info=error)
+    return grpc.StatusCode.INTERNAL, f"the server failed on request {request_id}; its log says how"
+
+
+def _log_request(method: str, code: grpc.StatusCode, took: float, request_id: str) -> None:
+    fields = {"method": method, "code": code.name, "seconds": round(took, 6), "request_id": request_id}
+    log.info("%s %s in %.2f ms, request %s", method, code.name, took * 1e3, request_id, extra={"fields": fields})
+
+
+async def _refuse(_: object, context: Context) -> NoReturn:
+    await context.abort(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has all the requests in flight it may have: slow down"
+    )
+
+
+# As a stream: its handler is called without a message having been received.
+_BUSY: "grpc.RpcMethodHandler[bytes, bytes]" = grpc.stream_stream_rpc_method_handler(_refuse)

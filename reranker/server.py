@@ -23,10 +23,12 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from reranker.config import ServerSettings
 from reranker.errors import ConfigurationError, IndexUnavailableError, Persona4RecError
+from reranker.following import Follower, Told
 from reranker.indexer import Indexer
 from reranker.live_index import checked_at, mark_checked
+from reranker.logs import log_to_stderr
 from reranker.personas_milvus import MilvusPersonaStore
-from reranker.snapshot import read_snapshot
+from reranker.snapshot import open_snapshot, read_snapshot
 from reranker.worker import run
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ def serve(settings: ServerSettings) -> None:
     EmbeddingSpaceError if it is of another space than settings.space, HistoryStoreError, CandidateModelError, and
     ConfigurationError for a port or an index directory in use.
     """
+    if settings.log_format == "json":
+        log_to_stderr("json")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -67,8 +71,11 @@ def serve(settings: ServerSettings) -> None:
         registry = stack.enter_context(_worker_environment())
         metrics = SupervisorMetrics(registry, settings)
         metrics_port = _serve_metrics(settings, registry)
+        follower = Follower(settings)
         indexer = stack.enter_context(_indexer(settings, metrics))
-        refreshing = threading.Thread(target=_refresh_for_ever, args=(indexer, settings, metrics, stop), daemon=True)
+        refreshing = threading.Thread(
+            target=_refresh_for_ever, args=(indexer, follower, settings, metrics, stop), daemon=True
+        )
         port = holder.getsockname()[1]
         with _workers(settings, port) as workers:
             refreshing.start()
@@ -149,17 +156,20 @@ def _indexer(settings: ServerSettings, metrics: SupervisorMetrics) -> Iterator[I
         try:
             _refresh(indexer, settings, metrics)
         except IndexUnavailableError as error:
-            if read_snapshot(settings.index) is None:
+            snapshot = read_snapshot(settings.index)
+            if snapshot is None:
                 raise
+            # A torn one is none to be served: raised by its name.
+            open_snapshot(settings.index, snapshot)
             metrics.refresh_failures.inc()
             log.warning("the last snapshot is served: %s", error)
         yield indexer
 
 
-def _refresh(indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics) -> None:
+def _refresh(indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics, told: Told = None) -> None:
     store = MilvusPersonaStore(settings.milvus_uri, settings.milvus_token.get_secret_value())
     try:
-        changed = indexer.refresh(store)
+        changed = indexer.refresh(store, told)
     finally:
         store.close()
     mark_checked(settings.index)
@@ -169,18 +179,37 @@ def _refresh(indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetr
 
 
 def _refresh_for_ever(
-    indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics, stop: threading.Event
+    indexer: Indexer,
+    follower: Follower,
+    settings: ServerSettings,
+    metrics: SupervisorMetrics,
+    stop: threading.Event,
 ) -> None:
-    while not stop.wait(settings.refresh_seconds):
+    while not stop.is_set():
         try:
-            _refresh(indexer, settings, metrics)
-        except Persona4RecError as error:
-            metrics.refresh_failures.inc()
-            log.warning("the index stays as it is: %s", error)
+            for told in follower.looks(stop):
+                _refresh_until_done(indexer, settings, metrics, stop, told)
         except Exception:
             # A defect must not end refreshing for good while workers go on serving an index that ages unseen.
             metrics.refresh_failures.inc()
             log.exception("refreshing failed")
+            stop.wait(settings.refresh_seconds)
+
+
+def _refresh_until_done(
+    indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics, stop: threading.Event, told: Told
+) -> None:
+    while not stop.is_set():
+        try:
+            _refresh(indexer, settings, metrics, told)
+        except Persona4RecError as error:
+            metrics.refresh_failures.inc()
+            log.warning("the index stays as it is: %s", error)
+        else:
+            return
+        stop.wait(settings.refresh_seconds)
+        # By then more may have changed than was told.
+        told = None
 
 
 @contextmanager
@@ -257,10 +286,11 @@ def _announce(settings: ServerSettings, port: int, metrics_port: int) -> None:
     snapshot = read_snapshot(settings.index)
     log.info("index %s in %s", snapshot.version if snapshot else "none", settings.index)
     log.info(
-        "serving gRPC on %s:%d with %d workers, metrics on http://%s:%d/metrics",
+        "serving gRPC on %s:%d%s with %s, metrics on http://%s:%d/metrics",
         settings.host,
         port,
-        settings.workers,
+        " over TLS" if settings.tls.certificate else "",
+        "1 worker" if settings.workers == 1 else f"{settings.workers} workers",
         settings.host,
         metrics_port,
     )

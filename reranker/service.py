@@ -1,20 +1,25 @@
 """What each RPC does: read a history, make a profile, score, order, explain."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from time import perf_counter_ns
+from time import perf_counter_ns, time
 
 from candidate_gen.generator import CandidateGenerator, Candidates, Source
+from reranker.breaker import Breaker
+from reranker.calls import UNTIMED, Call
 from reranker.config import Limits, ServerSettings
 from reranker.errors import HistoryStoreError, NotServedError, UnknownUserError
 from reranker.live_index import LiveIndex
 from reranker.metrics import Metrics
 from reranker.profile import build_profile
+from reranker.reading import inline_events, read_candidates, read_rules
 from reranker.records import Event, HistoryStore
 from reranker.replies import Ranked, profile_events, ranked_items, recommendation, summary_winners
-from reranker.scoring import Scores, rerank
+from reranker.scoring import Rules, Scores, rerank
+from reranker.served_log import ServedLog, Serving
+from reranker.switch import Switch
+from reranker.unscored import first_stage_items
 from reranker.v1 import reranker_pb2 as pb
 from reranker.validation import (
     DEFAULT_N,
@@ -23,11 +28,7 @@ from reranker.validation import (
     check_ids,
     check_recommend,
     check_rerank,
-    first_stage_scores,
-    inline_events,
 )
-
-log = logging.getLogger(__name__)
 
 # What a first stage usually hands on; recall beyond it costs more time than it gains places.
 DEFAULT_CANDIDATES = 100
@@ -52,6 +53,10 @@ class Stages:
         self.micros[stage] = (now - self.last) // 1000
         self.last = now
 
+    def seconds(self) -> float:
+        """Return the time since the start."""
+        return (perf_counter_ns() - self.started) / 1e9
+
     def timings(self) -> pb.StageTimings:
         total = (perf_counter_ns() - self.started) // 1000
         return pb.StageTimings(total_us=total, **{f"{stage}_us": micros for stage, micros in self.micros.items()})
@@ -65,8 +70,12 @@ class Ask:
     first_stage: Scores
     top_k: int
     explain: bool
+    fusion: "pb.Fusion.ValueType"
     weight: float
+    rules: Rules
     variant: str
+    user_id: str
+    call: Call
 
 
 class RerankerService:
@@ -83,31 +92,43 @@ class RerankerService:
         histories: HistoryStore,
         generator: CandidateGenerator | None,
         metrics: Metrics,
+        switch: Switch,
+        served_log: ServedLog | None = None,
     ) -> None:
         self._settings = settings
         self._live = live
         self._histories = histories
+        self._reads = Breaker(histories)
         self._generator = generator
         self._metrics = metrics
+        self._switch = switch
+        self._served_log = served_log
         self._answers = 0
 
-    def Rerank(self, request: pb.RerankRequest) -> bytes:
+    def Rerank(self, request: pb.RerankRequest, call: Call = UNTIMED) -> bytes:
         stages = Stages()
         check_rerank(request, self._settings.limits)
-        events, degraded = self._events(request)
+        item_ids, first_stage = read_candidates(request, self._settings.limits)
+        unscored = self._unscored(request, call, stages)
+        events, degraded = self._events(request) if unscored is None else ((), unscored)
         stages.mark("history")
-        candidates = _not_excluded(request)
         ask = Ask(
-            item_ids=[candidate.item_id for candidate in candidates],
-            first_stage=first_stage_scores(candidates),
+            item_ids=item_ids,
+            first_stage=first_stage,
             top_k=request.top_k,
             explain=_explain(request),
+            fusion=request.fusion,
             weight=self._weight(request),
+            rules=read_rules(request, item_ids, request.top_k),
             variant=request.variant,
+            user_id=request.user_id,
+            call=call,
         )
+        if unscored is not None:
+            return self._in_first_stage_order(ask, degraded, stages)
         return self._answer(ask, events, degraded, stages)
 
-    def Recommend(self, request: pb.RecommendRequest) -> bytes:
+    def Recommend(self, request: pb.RecommendRequest, call: Call = UNTIMED) -> bytes:
         stages = Stages()
         generator = self._required_generator()
         check_recommend(request, self._settings.limits)
@@ -115,21 +136,29 @@ class RerankerService:
         stages.mark("history")
         candidates = self._generate(generator, request, seen)
         degraded = [*degraded, *_GENERATED.get(candidates.source, ())]
+        unscored = self._unscored(request, call, stages)
         stages.mark("generate")
         ask = Ask(
             item_ids=candidates.item_ids,
             first_stage=candidates.scores,
             top_k=request.n or DEFAULT_N,
             explain=_explain(request),
+            fusion=request.fusion,
             weight=self._weight(request),
+            rules=read_rules(request, candidates.item_ids, request.n or DEFAULT_N),
             variant=request.variant,
+            user_id=request.user_id,
+            call=call,
         )
-        ranking = self._answer(ask, seen[: self._settings.history_length], degraded, stages)
+        if unscored is not None:
+            ranking = self._in_first_stage_order(ask, [*degraded, *unscored], stages)
+        else:
+            ranking = self._answer(ask, seen[: self._settings.history_length], degraded, stages)
         return recommendation(ranking, generator.name)
 
-    def GetUserProfile(self, request: pb.GetUserProfileRequest) -> pb.GetUserProfileResponse:
+    def GetUserProfile(self, request: pb.GetUserProfileRequest, _: Call = UNTIMED) -> pb.GetUserProfileResponse:
         check_id("user_id", request.user_id, self._settings.limits)
-        events = self._histories.read(request.user_id, self._settings.history_length)
+        events = self._reads.read(request.user_id, self._settings.history_length)
         if events is None:
             raise UnknownUserError("the history store does not know this user_id")
         index = self._live.current
@@ -143,13 +172,13 @@ class RerankerService:
             vector=profile.vector if request.include_vector and profile.vector is not None else (),
         )
 
-    def GetItemPersonas(self, request: pb.GetItemPersonasRequest) -> pb.GetItemPersonasResponse:
+    def GetItemPersonas(self, request: pb.GetItemPersonasRequest, _: Call = UNTIMED) -> pb.GetItemPersonasResponse:
         check_count("item_ids", len(request.item_ids), 1, self._settings.limits.candidates)
         check_ids("item_ids", request.item_ids, self._settings.limits)
         index = self._live.current
         return pb.GetItemPersonasResponse(items=map(index.item, request.item_ids))
 
-    def Info(self, request: pb.InfoRequest) -> pb.InfoResponse:  # noqa: ARG002 - a method a RPC, alike
+    def Info(self, request: pb.InfoRequest, _: Call = UNTIMED) -> pb.InfoResponse:  # noqa: ARG002 - a method a RPC, alike
         index, settings = self._live.current, self._settings
         return pb.InfoResponse(
             limits=_limits(settings.limits),
@@ -167,6 +196,48 @@ class RerankerService:
             history_length=settings.history_length,
         )
 
+    def _unscored(self, request: pb.RerankRequest | pb.RecommendRequest, call: Call, stages: Stages) -> Degraded | None:
+        """Return None if the candidates are to be scored, else what that degrades: nothing where the caller asked."""
+        if request.fusion == pb.FUSION_FIRST_STAGE:
+            return []
+        if self._switch.off:
+            return [pb.DEGRADATION_SWITCHED_OFF]
+        left = call.seconds_left - stages.seconds()
+        return [pb.DEGRADATION_DEADLINE_SHORT] if left < self._settings.deadline_short_seconds else None
+
+    def _in_first_stage_order(self, ask: Ask, degraded: Degraded, stages: Stages) -> bytes:
+        items = list(first_stage_items(ask.item_ids, ask.first_stage, ask.top_k))
+        stages.mark("reply")
+        self._count(degraded, stages)
+        self._metrics.by_nothing.inc(len(ask.item_ids))
+        self._log_served(ask, degraded, None)
+        return pb.RerankResponse(
+            items=items,
+            degraded=degraded,
+            index_generation=self._live.current.generation,
+            variant=ask.variant,
+            timings=stages.timings(),
+            request_id=ask.call.request_id,
+        ).SerializeToString()
+
+    def _log_served(self, ask: Ask, degraded: Degraded, ranked: Ranked | None) -> None:
+        if self._served_log is not None and self._served_log.wants():
+            self._served_log.offer(
+                Serving(
+                    request_id=ask.call.request_id,
+                    user_id=ask.user_id,
+                    variant=ask.variant,
+                    fusion=ask.fusion,
+                    weight=ask.weight,
+                    top_k=ask.top_k,
+                    item_ids=ask.item_ids,
+                    first_stage=ask.first_stage,
+                    degraded=degraded,
+                    index=self._live.current if ranked is None else ranked.index,
+                    ranked=ranked,
+                )
+            )
+
     def _answer(self, ask: Ask, events: Sequence[Event], degraded: Degraded, stages: Stages) -> bytes:
         index = self._live.current
         # Looked up together: a lookup costs the same for ten items more.
@@ -175,19 +246,21 @@ class RerankerService:
         settings = self._settings
         profile = build_profile(events, index, settings.gamma, settings.feedback, located[: len(events)])
         stages.mark("profile")
-        ranking = rerank(index, profile.vector, places, ask.first_stage, ask.weight)
+        ranking = rerank(index, profile.vector, places, ask.first_stage, ask.weight, ask.rules)
         stages.mark("score")
         ranked = Ranked(index, ask.item_ids, places, ask.first_stage, profile, ranking)
         degraded = [*degraded, *self._shortcomings(ranked, events, degraded)]
         items = ranked_items(ranked, ask.top_k, ask.explain)
         stages.mark("reply")
         self._observe(ranked, degraded, stages)
+        self._log_served(ask, degraded, ranked)
         rest = pb.RerankResponse(
             degraded=degraded,
             index_generation=index.generation,
             profile_watermark=profile.watermark,
             variant=ask.variant,
             timings=stages.timings(),
+            request_id=ask.call.request_id,
         )
         return items + rest.SerializeToString()
 
@@ -198,9 +271,8 @@ class RerankerService:
 
     def _stored_events(self, user_id: str, limit: int) -> tuple[Sequence[Event], Degraded]:
         try:
-            events = self._histories.read(user_id, limit)
-        except HistoryStoreError as error:
-            log.warning("first-stage order served: %s", error)
+            events = self._reads.read(user_id, limit)
+        except HistoryStoreError:
             return (), [pb.DEGRADATION_HISTORY_UNAVAILABLE]
         return (events, []) if events is not None else ((), [pb.DEGRADATION_UNKNOWN_USER])
 
@@ -237,13 +309,18 @@ class RerankerService:
     def _weight(self, request: pb.RerankRequest | pb.RecommendRequest) -> float:
         return request.fusion_weight if request.HasField("fusion_weight") else self._settings.fusion_weight
 
-    def _observe(self, ranked: Ranked, degraded: Degraded, stages: Stages) -> None:
+    def _count(self, degraded: Degraded, stages: Stages) -> None:
         self._answers += 1
         if self._answers % STAGES_EVERY == 0:
             for stage, micros in stages.micros.items():
                 self._metrics.stage(stage).observe(micros / 1e6)
         for reason in degraded:
             self._metrics.degraded.labels(pb.Degradation.Name(reason).removeprefix("DEGRADATION_").lower()).inc()
+
+    def _observe(self, ranked: Ranked, degraded: Degraded, stages: Stages) -> None:
+        self._count(degraded, stages)
+        if self._answers % STAGES_EVERY == 0 and ranked.profile.watermark:
+            self._metrics.history_age.observe(max(0.0, time() - ranked.profile.watermark / 1000))
         scored = int((ranked.ranking.winners >= 0).sum())
         by_summary = summary_winners(ranked)
         self._metrics.by_persona.inc(scored - by_summary)
@@ -258,13 +335,6 @@ _GENERATED: dict[Source, Degraded] = {
     Source.HISTORY: [pb.DEGRADATION_CANDIDATES_FROM_HISTORY],
     Source.POPULAR: [pb.DEGRADATION_CANDIDATES_POPULAR],
 }
-
-
-def _not_excluded(request: pb.RerankRequest) -> Sequence[pb.Candidate]:
-    if not request.exclude_item_ids:
-        return request.candidates
-    excluded = frozenset(request.exclude_item_ids)
-    return [candidate for candidate in request.candidates if candidate.item_id not in excluded]
 
 
 def _explain(request: pb.RerankRequest | pb.RecommendRequest) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from reranker.client import RerankerClient
+from reranker.client import PLAIN, Access, RerankerClient
 from reranker.errors import IndexUnavailableError
 from reranker.personas_milvus import MilvusPersonaStore
 from tests.conftest import free_port
@@ -121,11 +121,12 @@ def serving(
     *flags: str,
     command: list[str] = SERVE,
     workers: int = 2,
+    access: Access = PLAIN,
     **settings: str,
 ) -> Iterator[Server]:
     """Run the real server on free ports until the block ends, its index in `folder`; `settings` are of the environment.
 
-    It has all its workers when this returns.
+    It has all its workers when this returns. `access` is of the client that is given with it.
     """
     output, index = folder / "server.log", folder / "index"
     where = ["--grpc-port=0", "--metrics-port=0", f"--index={index}", f"--workers={workers}"]
@@ -139,7 +140,7 @@ def serving(
         )
     try:
         address, metrics_url = eventually(lambda: _announced(process, output), "the server's announcement", until=any)
-        with RerankerClient(address, timeout=PATIENCE_SECONDS) as client:
+        with RerankerClient(address, PATIENCE_SECONDS, access) as client:
             client.wait_until_ready(PATIENCE_SECONDS)
             yield Server(process, address, metrics_url, client, histories, index, output)
     finally:
@@ -150,7 +151,7 @@ def serving(
 def _announced(process: "subprocess.Popen[bytes]", output: Path) -> tuple[str, str]:
     said = output.read_text()
     assert process.poll() is None, f"the server ended with code {process.returncode}:\n{said}"
-    found = re.search(r"serving gRPC on (\S+) with \d+ workers, metrics on (\S+)", said)
+    found = re.search(r"serving gRPC on (\S+) (?:over TLS )?with \d+ workers?, metrics on (\S+)", said)
     return (found[1], found[2]) if found else ("", "")
 
 

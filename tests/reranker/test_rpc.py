@@ -35,17 +35,25 @@ class AbortedErrorError(Exception):
 
 
 class Context:
+    def __init__(self, left: float | None) -> None:
+        self._left = left
+
+    def time_remaining(self) -> float | None:
+        return self._left
+
     async def abort(self, code: grpc.StatusCode, why: str) -> None:
         raise AbortedErrorError(code, why)
 
 
-def call(service: object, method: str, body: bytes, metrics: Any = None) -> tuple[grpc.StatusCode, bytes | str]:
+def call(
+    service: object, method: str, body: bytes, metrics: Any = None, left: float | None = None
+) -> tuple[grpc.StatusCode, bytes | str]:
     """Return the status of an RPC and what it answered, or why it did not."""
     descriptor = rpc.SERVICE.methods_by_name[method]
     request_type = getattr(pb, descriptor.input_type.name)
     handle = rpc._handler(method, getattr(service, method), request_type, metrics or MagicMock())
     try:
-        return OK, asyncio.run(handle(body, Context()))  # type: ignore[arg-type]
+        return OK, asyncio.run(handle("r", body, Context(left)))  # type: ignore[arg-type]
     except AbortedErrorError as aborted:
         return aborted.code, aborted.why
 
@@ -55,7 +63,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RerankerServic
     held = index(item("a", [vector(1, 0), vector(0, 1)]), item_without_personas("b", vector(0, 1)))
     histories = SqliteHistoryStore(tmp_path_factory.mktemp("histories") / "h.sqlite")
     histories.merge({"u": [Event("e", "a", 5)]})
-    yield RerankerService(ServerSettings(), MagicMock(current=held, stale=False), histories, None, MagicMock())
+    live = MagicMock(current=held, stale=False)
+    yield RerankerService(ServerSettings(), live, histories, None, MagicMock(), MagicMock(off=False))
     histories.close()
 
 
@@ -123,7 +132,7 @@ def test_the_words_of_a_refused_body_say_what_it_is_no(service: RerankerService)
         (HistoryStoreError("w"), grpc.StatusCode.UNAVAILABLE, "w"),
         (IndexUnavailableError("w"), grpc.StatusCode.UNAVAILABLE, "w"),
         (Persona4RecError("w"), grpc.StatusCode.INTERNAL, "w"),
-        (ZeroDivisionError("secret"), grpc.StatusCode.INTERNAL, "the server failed on this request; its log says how"),
+        (ZeroDivisionError("secret"), grpc.StatusCode.INTERNAL, "the server failed on request r; its log says how"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -132,5 +141,38 @@ def test_each_error_has_its_status_and_is_counted(error: Exception, code: grpc.S
     service.Info.side_effect = error
     assert call(service, "Info", b"", metrics) == (code, why)
     metrics.requests.labels.assert_called_with("Info", code.name)
-    assert metrics.in_flight.inc.call_count == metrics.in_flight.dec.call_count == 1
     assert metrics.seconds.labels().observe.call_count == 1
+
+
+def test_a_request_whose_caller_has_gone_is_not_begun() -> None:
+    service = MagicMock()
+    assert call(service, "Rerank", b"", left=0)[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert service.Rerank.call_count == 0
+
+
+def test_too_little_time_gives_the_first_stage_order(service: RerankerService) -> None:
+    request = pb.RerankRequest(user_id="u", candidates=[pb.Candidate(item_id="b"), pb.Candidate(item_id="a", score=-1)])
+    for left, degraded in [(10.0, []), (0.0001, [pb.DEGRADATION_DEADLINE_SHORT])]:
+        _, told = call(service, "Rerank", request.SerializeToString(), left=left)
+        assert isinstance(told, bytes)
+        response = pb.RerankResponse.FromString(told)
+        assert list(response.degraded) == degraded
+        assert response.request_id == "r"
+    assert [(item.item_id, item.rank, item.rank_before, item.reason) for item in response.items] == [
+        ("a", 1, 1, pb.ITEM_REASON_NOT_SCORED),
+        ("b", 2, 2, pb.ITEM_REASON_NOT_SCORED),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("abc 1", True), ("~" * 64, True), ("", False), ("~" * 65, False), ("é", False), ("a\nb", False), (b"abc", False)],
+)
+def test_a_request_id_fit_for_logs_is_kept(sent: str | bytes, kept: bool) -> None:
+    assert (rpc.request_id([("other", "x"), ("x-request-id", sent)]) == sent) is kept
+
+
+def test_made_request_ids_are_distinct_and_fit_for_logs() -> None:
+    made = [rpc.request_id([]) for _ in range(100)]
+    assert len(set(made)) == 100
+    assert [rpc.request_id([("x-request-id", one)]) for one in made] == made
