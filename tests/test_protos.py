@@ -1,5 +1,6 @@
 """The contract: its generated code is that of its protos, all of it is commented, and all of it can be called."""
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from protos.generate import PROTOS, WELL_KNOWN, generate
 from reranker.client import RerankerClient
-from reranker.rpc import handlers
+from reranker.rpc import Handlers
 from reranker.service import RerankerService
 from reranker.v1 import reranker_pb2
 
@@ -103,7 +104,7 @@ def test_every_rpc_is_implemented(rpc: str) -> None:
     implemented = getattr(RerankerService, rpc)
     # Wired by rpc.py as a plain function; a coroutine would be sent as it is.
     assert not inspect.iscoroutinefunction(implemented)
-    (request,) = list(inspect.signature(implemented).parameters.values())[1:]
+    request, _ = list(inspect.signature(implemented).parameters.values())[1:]
     method = reranker_pb2.DESCRIPTOR.services_by_name["Reranker"].methods_by_name[rpc]
     assert request.annotation is getattr(reranker_pb2, method.input_type.name)
 
@@ -113,12 +114,16 @@ def test_every_rpc_is_wired() -> None:
         method: str
         invocation_metadata: tuple[Any, ...] = ()
 
-    wired: Any = handlers(MagicMock(), MagicMock())
+    wired: Any = Handlers(MagicMock(), MagicMock(), limit=1)
+
+    async def found(rpc: str) -> Any:
+        return wired.service(Details(f"/reranker.v1.Reranker/{rpc}"))
+
     for rpc in RPCS:
-        handler = wired.service(Details(f"/reranker.v1.Reranker/{rpc}"))
+        handler = asyncio.run(found(rpc))
         assert handler is not None
         assert handler.unary_unary is not None
-    assert wired.service(Details("/reranker.v1.Reranker/Other")) is None
+    assert asyncio.run(found("Other")) is None
 
 
 def test_every_rpc_is_exposed_by_the_client() -> None:

@@ -44,7 +44,9 @@ class _FusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fusion.ValueTy
     FUSION_PERSONA: _Fusion.ValueType  # 3
     """The persona score alone, whatever fusion_weight says."""
     FUSION_FIRST_STAGE: _Fusion.ValueType  # 4
-    """The first stage's order, unscored and unexplained: an experiment's control, or a switch in the caller's hand."""
+    """The first stage's order, unscored, unexplained and without boosts: an experiment's control, or a switch in the
+    caller's hand.
+    """
 
 class Fusion(_Fusion, metaclass=_FusionEnumTypeWrapper):
     """How first-stage score and persona score become the score that an answer is ordered by."""
@@ -60,7 +62,9 @@ scores whose distances mean nothing.
 FUSION_PERSONA: Fusion.ValueType  # 3
 """The persona score alone, whatever fusion_weight says."""
 FUSION_FIRST_STAGE: Fusion.ValueType  # 4
-"""The first stage's order, unscored and unexplained: an experiment's control, or a switch in the caller's hand."""
+"""The first stage's order, unscored, unexplained and without boosts: an experiment's control, or a switch in the
+caller's hand.
+"""
 Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
 
 class _ItemReason:
@@ -123,6 +127,8 @@ class _DegradationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degradati
     """Too little of the caller's deadline was left to score: the first stage's order stands."""
     DEGRADATION_SWITCHED_OFF: _Degradation.ValueType  # 10
     """The operator has switched reranking off: the first stage's order stands."""
+    DEGRADATION_NOT_ANSWERED: _Degradation.ValueType  # 11
+    """Never sent by a server: the service was away or too slow, and its client answered with the first stage's order."""
 
 class Degradation(_Degradation, metaclass=_DegradationEnumTypeWrapper):
     """What the answer had to do without."""
@@ -149,6 +155,8 @@ DEGRADATION_DEADLINE_SHORT: Degradation.ValueType  # 9
 """Too little of the caller's deadline was left to score: the first stage's order stands."""
 DEGRADATION_SWITCHED_OFF: Degradation.ValueType  # 10
 """The operator has switched reranking off: the first stage's order stands."""
+DEGRADATION_NOT_ANSWERED: Degradation.ValueType  # 11
+"""Never sent by a server: the service was away or too slow, and its client answered with the first stage's order."""
 Global___Degradation: _TypeAlias = Degradation  # noqa: Y015
 
 class _VectorSource:
