@@ -1,18 +1,21 @@
-"""A dataset's personas into the index: embedded, rows first, then manifests; what has not changed is left alone."""
+"""A dataset's personas into the index: embedded and written in batches; what has not changed is left alone."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-import numpy as np
-
 from offline.dataset import Dataset, Item
+from offline.decisions import decided_personas
 from offline.encoder import Embedder
 from offline.text import interaction_text, persona_text, summary_of
+from offline.verify import verify
+from offline.version_writer import Tell, VersionWriter, tell_nobody
+from offline.versions import KEEP_VERSIONS, SWITCH_WAIT_SECONDS, Replayed, drop_old, drop_unfinished, replay
 from reranker.errors import EmbeddingSpaceError
+from reranker.leases import REBUILDING, WRITING, leased
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.records import IndexRow, Manifest, Persona, Vector
 from reranker.segment import IndexedItem
@@ -49,7 +52,7 @@ class Document:
     def fingerprint(self, space: str) -> str:
         """Return a digest of all that a manifest and its rows are made from."""
         facts = [space, self.item.title, self.summary, self.texts, [asdict(persona) for persona in self.personas]]
-        return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).hexdigest()
+        return _digest(json.dumps(facts, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,16 @@ class PublishReport:
     """Personas of the written items."""
     without_personas: int
     """Of the written items, those served by their summary."""
+    orphans: int = 0
+    """Rows that a killed publisher left, deleted now."""
+    left: tuple[str, ...] = ()
+    """Items that somebody changed in another embedding space while this was rebuilt: their change is not in it."""
 
 
 def documents(dataset: Dataset) -> list[Document]:
-    """Join a dataset's items with their summaries and personas, in the order of the items."""
+    """Join a dataset's items with their summaries and personas, as an editor wants them, in the order of the items."""
     summaries = {record.item_id: record.summary for record in dataset.summaries()}
-    personas = {record.item_id: record.personas for record in dataset.personas()}
+    personas = {record.item_id: record.personas for record in decided_personas(dataset)}
     return [
         Document(item, summary_of(item, summaries.get(item.item_id)), personas.get(item.item_id, ()))
         for item in dataset.items()
@@ -85,38 +92,108 @@ def publish(
     *,
     rebuild: bool = False,
     prune: bool = False,
+    keep_versions: int = KEEP_VERSIONS,
+    tell: Tell = tell_nobody,
     report: Callable[[int], None] = lambda _: None,
 ) -> PublishReport:
     """Bring the index in line with `found`, touching only items that changed.
 
-    rebuild: write a new version and switch to it when it is whole; needed for another encoder.
+    rebuild: write a new version, verify it, and switch to it; needed for another encoder.
     prune: delete items of the index that are not in `found`.
+    keep_versions: how many versions a rebuild leaves beside the new one.
+    tell: told of the manifests that are stored, as `reranker.feed.FeedWriter.tell` is.
     report: told the number of items done, batch by batch.
-    Raises EmbeddingSpaceError if the index is of another space and `rebuild` is not set.
+    Raises EmbeddingSpaceError if the index is of another space and `rebuild` is not set, IndexBusyError while another
+    publisher writes, VerificationError if a new version is not what was to be written.
     """
-    version = None if rebuild else store.version()
-    published = _published(store, version, encoder.space) if version else {}
-    target = version or store.create(encoder.dimension)
-    changed = [d for d in found if _changed(d, published.get(d.item.item_id), encoder.space)]
-    named = {document.item.item_id for document in found}
-    missing = [m for item_id, m in published.items() if not m.deleted and item_id not in named]
-    generation = max((manifest.generation for manifest in published.values()), default=0)
-    for batch in _batches(changed):
-        generation += 1
-        _write(store, target, encoder, batch, published, generation)
-        report(len(batch))
-    if prune:
-        _delete(store, target, encoder, missing, generation + 1)
-    if target != version:
-        store.use(target)
-    return PublishReport(
-        version=target,
-        written=len(changed),
+    if rebuild or store.version() is None:
+        return _rebuild(found, store, encoder, keep_versions, tell, report)
+    return _update(found, store, encoder, prune, tell, report)
+
+
+def _update(
+    found: Sequence[Document],
+    store: MilvusPersonaStore,
+    encoder: Embedder,
+    prune: bool,
+    tell: Tell,
+    report: Callable[[int], None],
+) -> PublishReport:
+    with leased(store.milvus, WRITING) as lease:
+        # Asked with the lease held: nobody switches to another version now.
+        version = str(store.version())
+        published = _published(store, version, encoder.space)
+        newest = max((manifest.generation for manifest in published.values()), default=0)
+        changed = [d for d in found if has_changed(d, published.get(d.item.item_id), encoder.space)]
+        named = {document.item.item_id for document in found}
+        missing = [m for item_id, m in published.items() if not m.deleted and item_id not in named]
+        writer = VersionWriter(store, version, encoder.space, encoder.dimension, lease, newest, published, tell)
+        _write(writer, encoder, changed, report)
+        for batch in _batches(missing if prune else []):
+            writer.delete(batch)
+        orphans = writer.collect_orphans()
+    return replace(
+        _reported(version, changed),
         unchanged=len(found) - len(changed),
         deleted=len(missing) if prune else 0,
         kept=0 if prune else len(missing),
-        personas=sum(len(document.personas) for document in changed),
-        without_personas=sum(not document.personas for document in changed),
+        orphans=orphans,
+    )
+
+
+def _rebuild(
+    found: Sequence[Document],
+    store: MilvusPersonaStore,
+    encoder: Embedder,
+    keep_versions: int,
+    tell: Tell,
+    report: Callable[[int], None],
+) -> PublishReport:
+    with leased(store.milvus, REBUILDING) as lease:
+        drop_unfinished(store)
+        base = store.version()
+        began = _newest(store, base)
+        version = store.create(encoder.dimension)
+        writer = VersionWriter(store, version, encoder.space, encoder.dimension, lease, began)
+        _write(writer, encoder, found, report)
+        # From here on nobody writes to the version in use, so that none of its changes is left behind.
+        with leased(store.milvus, WRITING, SWITCH_WAIT_SECONDS) as writing:
+            writer.lease, writer.generation = writing, max(writer.generation, _newest(store, base))
+            since = replay(store, base, began, writer) if base else Replayed((), ())
+            _finish(store, writer, found, since)
+        tell(manifest for manifest, _ in store.manifests(writer.version, vectors=False))
+        drop_old(store, keep_versions)
+    return replace(_reported(writer.version, found), left=since.left)
+
+
+def _finish(store: MilvusPersonaStore, writer: VersionWriter, found: Sequence[Document], since: Replayed) -> None:
+    expected = {document.item.item_id: document.fingerprint(writer.space) for document in found}
+    for manifest in since.manifests:
+        expected.pop(manifest.item_id, None)
+        if not manifest.deleted:
+            expected[manifest.item_id] = manifest.fingerprint
+    verify(store, writer.version, writer.space, expected)
+    writer.lease.check()
+    store.finish(writer.version, writer.generation)
+    store.use(writer.version)
+
+
+def _newest(store: MilvusPersonaStore, version: str | None) -> int:
+    if version is None:
+        return 0
+    store.ensure_loaded(version)
+    return store.newest_generation(version) or 0
+
+
+def _reported(version: str, written: Sequence[Document]) -> PublishReport:
+    return PublishReport(
+        version=version,
+        written=len(written),
+        unchanged=0,
+        deleted=0,
+        kept=0,
+        personas=sum(len(document.personas) for document in written),
+        without_personas=sum(not document.personas for document in written),
     )
 
 
@@ -134,8 +211,8 @@ def _indexed(document: Document, itself: Vector, vectors: Iterator[Vector], spac
     item_id = document.item.item_id
     owners: list[Persona | None] = [*document.personas] or [None]
     rows = tuple(
-        IndexRow(persona.persona_id if persona else f"{item_id}:summary", item_id, vector, persona)
-        for persona, vector in zip(owners, islice(vectors, len(owners)), strict=True)
+        IndexRow(_row_id(item_id, persona, text, space), item_id, vector, persona)
+        for persona, text, vector in zip(owners, document.rows, islice(vectors, len(owners)), strict=True)
     )
     manifest = Manifest(
         item_id=item_id,
@@ -147,6 +224,20 @@ def _indexed(document: Document, itself: Vector, vectors: Iterator[Vector], spac
         fingerprint=document.fingerprint(space),
     )
     return IndexedItem(manifest, rows)
+
+
+def _row_id(item_id: str, persona: Persona | None, text: str, space: str) -> str:
+    """Return an id that changes with all that the row holds, so that a row never does.
+
+    An item's title, say, is in the text that is embedded but not in persona_id; were that the row's id, readers would
+    meet the new vector under the manifest from before.
+    """
+    facts = json.dumps([space, text, asdict(persona) if persona else None], ensure_ascii=False)
+    return f"{persona.persona_id if persona else f'{item_id}:summary'}:{_digest(facts)[:12]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _published(store: MilvusPersonaStore, version: str, space: str) -> dict[str, Manifest]:
@@ -161,40 +252,17 @@ def _published(store: MilvusPersonaStore, version: str, space: str) -> dict[str,
     return {manifest.item_id: manifest for manifest, _ in found}
 
 
-def _changed(document: Document, published: Manifest | None, space: str) -> bool:
+def has_changed(document: Document, published: Manifest | None, space: str) -> bool:
+    """Return whether a document is not what its manifest was made from."""
     return published is None or published.deleted or published.fingerprint != document.fingerprint(space)
 
 
 def _write(
-    store: MilvusPersonaStore,
-    version: str,
-    encoder: Embedder,
-    batch: Sequence[Document],
-    published: dict[str, Manifest],
-    generation: int,
+    writer: VersionWriter, encoder: Embedder, changed: Sequence[Document], report: Callable[[int], None]
 ) -> None:
-    items = embed(batch, encoder, generation)
-    store.publish(version, encoder.space, items)
-    named = {row_id for item in items for row_id in item.manifest.row_ids}
-    before = [published[item.manifest.item_id] for item in items if item.manifest.item_id in published]
-    store.collect(version, _row_ids(before) - named)
-
-
-def _delete(
-    store: MilvusPersonaStore, version: str, encoder: Embedder, missing: Sequence[Manifest], generation: int
-) -> None:
-    # Milvus wants a vector in every row; that of a deleted item is never read.
-    anything = np.full(encoder.dimension, encoder.dimension**-0.5, np.float32)
-    tombstones = [replace(manifest, deleted=True, row_ids=(), interaction_vector=anything) for manifest in missing]
-    # A generation a batch, as when writing: a reader that sees one manifest of a generation must see all of them.
-    for number, batch in enumerate(_batches(tombstones)):
-        gone = [IndexedItem(replace(manifest, generation=generation + number), ()) for manifest in batch]
-        store.publish(version, encoder.space, gone)
-    store.collect(version, _row_ids(missing))
-
-
-def _row_ids(manifests: Iterable[Manifest]) -> set[str]:
-    return {row_id for manifest in manifests for row_id in manifest.row_ids}
+    for batch in _batches(changed):
+        writer.write(embed(batch, encoder, writer.generation))
+        report(len(batch))
 
 
 def _batches(found: Sequence[T]) -> Iterator[Sequence[T]]:

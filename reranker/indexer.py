@@ -2,7 +2,7 @@
 
 import fcntl
 import logging
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Self
@@ -13,12 +13,13 @@ from reranker.segment import (
     IndexedItem,
     Segment,
     build_segment,
+    generations,
     merge_segments,
     open_segment,
     save_segment,
     verify_segment,
 )
-from reranker.snapshot import Snapshot, open_snapshot, read_snapshot, sweep, sweep_unfinished, touch, write_snapshot
+from reranker.snapshot import Snapshot, delete, read_snapshot, sweep, sweep_unfinished, touch, write_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,10 @@ class Indexer:
         Raises ConfigurationError if another process writes this directory, or if it cannot be written.
         """
         self._folder = folder
+        self._asked = space
         self._space = space
         self._lock = _locked(folder)
+        self._complete_to: dict[str, int] = {}
         sweep_unfinished(folder)
 
     def __enter__(self) -> Self:
@@ -47,45 +50,80 @@ class Indexer:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def refresh(self, store: MilvusPersonaStore) -> bool:
+    def refresh(self, store: MilvusPersonaStore, told: Mapping[str, int] | None = None) -> bool:
         """Bring the directory in line with Milvus; returns whether anything changed.
 
+        told: the generations that items have by now, as the change feed names them: only these items are looked at.
+        None: every manifest that may be newer than the directory is.
         Raises IndexUnavailableError and EmbeddingSpaceError; the snapshot that was there stays then.
         """
         version = store.version()
         if version is None:
             raise IndexUnavailableError(f"Milvus at {store.uri} holds no index: run `persona4rec publish` first")
-        store.ensure_loaded(version)
+        if told is None:
+            store.ensure_loaded(version)
         snapshot = read_snapshot(self._folder)
         if snapshot is None or snapshot.version != version:
             self._rebuild(store, version)
             return True
-        return self._update(store, snapshot)
+        sweep(self._folder, snapshot)
+        return self._update(store, snapshot, told)
 
     def _rebuild(self, store: MilvusPersonaStore, version: str) -> None:
-        parts = self._newer(store, version, -1)
-        if not parts:
+        store.ensure_loaded(version)
+        # Another version may be of another space, unless one was asked for.
+        self._space = self._asked
+        # Asked before the items are: what is published while they are read may be in part of them only, and has to be
+        # asked for again. A batch of manifests is one upsert, so all of this generation are there already.
+        complete_to = store.newest_generation(version)
+        if complete_to is None:
             raise IndexUnavailableError(f"the index in Milvus at {store.uri} is empty: publish a dataset to it")
+        parts = list(self._parts(store, version, store.item_ids(version)))
         # Always merged, also when it is one: deleted items go, and readers meet one segment.
         base = merge_segments([open_segment(part) for part in parts], self._folder)
-        self._use(Snapshot(version, (base.name,)))
+        self._use(Snapshot(version, (base.name,), complete_to))
+        # No list has ever named them.
+        delete(parts)
 
-    def _update(self, store: MilvusPersonaStore, snapshot: Snapshot) -> bool:
-        index = open_snapshot(self._folder, snapshot)
-        self._agreed(store, {index.space})
-        deltas = self._newer(store, snapshot.version, index.generation)
+    def _update(self, store: MilvusPersonaStore, snapshot: Snapshot, told: Mapping[str, int] | None) -> bool:
+        if told is None:
+            told, complete_to = self._newer(store, snapshot)
+        else:
+            complete_to = self._complete(snapshot)
+        deltas = list(self._parts(store, snapshot.version, self._behind(snapshot, told))) if told else []
+        # Kept in memory: that nothing was missing is no reason for all workers to map the index anew.
+        self._complete_to = {snapshot.version: complete_to}
         if not deltas:
             return False
-        self._use(Snapshot(snapshot.version, (*(part.name for part in reversed(deltas)), *snapshot.segments)))
+        names = (*(part.name for part in reversed(deltas)), *snapshot.segments)
+        self._use(Snapshot(snapshot.version, names, complete_to))
         return True
 
+    def _newer(self, store: MilvusPersonaStore, snapshot: Snapshot) -> tuple[Mapping[str, int], int]:
+        """Return the generations of items that may be newer than the directory, and up to where that is all of them."""
+        known = self._complete(snapshot)
+        self._agreed(store, {self._open(name).space for name in snapshot.segments})
+        newest = store.newest_generation(snapshot.version, known)
+        return ({}, known) if newest is None else (store.generations(snapshot.version, known), newest)
+
+    def _behind(self, snapshot: Snapshot, told: Mapping[str, int]) -> list[str]:
+        """Return the items that the directory does not have in the generation they are told to have."""
+        segments = [self._open(name) for name in snapshot.segments]
+        held = generations(segments, list(told))
+        return sorted(item_id for item_id, generation in told.items() if held.get(item_id, -1) < generation)
+
+    def _complete(self, snapshot: Snapshot) -> int:
+        return max(snapshot.complete_to, self._complete_to.get(snapshot.version, -1))
+
     def compact(self) -> bool:
-        """Merge all segments into one if there are too many; returns whether it did."""
+        """Merge segments if there are too many; returns whether it did."""
         snapshot = read_snapshot(self._folder)
         if snapshot is None or len(snapshot.segments) <= MAX_DELTAS:
             return False
-        merged = merge_segments([open_segment(self._folder / name) for name in snapshot.segments], self._folder)
-        self._use(Snapshot(snapshot.version, (merged.name,)))
+        segments = [self._open(name) for name in snapshot.segments]
+        count = _worth_merging([segment.size for segment in segments])
+        merged = merge_segments(segments[:count], self._folder, deletions=count < len(segments))
+        self._use(replace(snapshot, segments=(merged.name, *snapshot.segments[count:])))
         return True
 
     def verify(self) -> None:
@@ -94,23 +132,15 @@ class Indexer:
         for name in snapshot.segments if snapshot else ():
             verify_segment(self._folder / name)
 
-    def _newer(self, store: MilvusPersonaStore, version: str, newer_than: int) -> list[Path]:
-        """Write what is newer than a generation as segments; none if nothing is."""
-        # Asked before the items are: what is published while they are read may be in part of them only, and has to be
-        # asked for again. A batch of manifests is one upsert, so all of this generation are there already.
-        generation = store.newest_generation(version, newer_than)
-        if generation is None:
-            return []
-        return list(self._parts(store, version, store.item_ids(version, newer_than), generation))
-
-    def _parts(
-        self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str], generation: int
-    ) -> Iterator[Path]:
+    def _parts(self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str]) -> Iterator[Path]:
+        """Write items as they are now, in segments; none if there are none."""
         for start in range(0, len(item_ids), PART_ITEMS):
             found = list(store.fetch(version, item_ids[start : start + PART_ITEMS]))
             if found:
-                segment = self._segment(store, version, found)
-                yield save_segment(replace(segment, generation=generation), self._folder)
+                yield save_segment(self._segment(store, version, found), self._folder)
+
+    def _open(self, name: str) -> Segment:
+        return open_segment(self._folder / name)
 
     def _segment(self, store: MilvusPersonaStore, version: str, found: Sequence[tuple[IndexedItem, str]]) -> Segment:
         space = self._agreed(store, {space for _, space in found})
@@ -134,6 +164,17 @@ class Indexer:
         touch(self._folder, before.segments if before else ())
         write_snapshot(self._folder, snapshot)
         sweep(self._folder, snapshot)
+
+
+def _worth_merging(sizes: Sequence[int]) -> int:
+    """Return how many of the newest segments to merge: on from two, each that is not far larger than those before it.
+
+    So what is small is merged often and what is large rarely; each item is copied about log(items) times in all.
+    """
+    count = 2
+    while count < len(sizes) and sizes[count] <= 2 * sum(sizes[:count]):
+        count += 1
+    return count
 
 
 def _locked(folder: Path) -> IO[bytes]:

@@ -99,6 +99,22 @@ def reader(settings: KafkaSettings) -> Any:
     )
 
 
+def follower(settings: KafkaSettings, answer_seconds: float) -> Any:
+    """Return a consumer of no group that waits for what is new; where it has lost its place, it reads all again.
+
+    `answer_seconds` is how long the brokers may take to answer. Raises BrokerUnavailableError.
+    """
+    return _reached(
+        settings,
+        lambda: KafkaConsumer(
+            **_common(settings) | {"bootstrap_timeout_ms": round(answer_seconds * 1000)},
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        ),
+    )
+
+
 def producer(settings: KafkaSettings, linger_seconds: float = 0.0) -> Any:
     """Return an idempotent producer that waits for all replicas. Raises BrokerUnavailableError.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from reranker.errors import IndexUnavailableError, Persona4RecError
 from reranker.index import Index
 from reranker.metrics import Metrics
+from reranker.segment import Segment
 from reranker.snapshot import open_snapshot, read_snapshot, stamp
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class LiveIndex:
         self._stale_seconds = stale_seconds
         self._stamp = stamp(folder)
         self._stale = False
+        self._mapped: dict[str, Segment] = {}
         self.current = self._open()
         self._told()
 
@@ -59,7 +61,9 @@ class LiveIndex:
             raise IndexUnavailableError(
                 f"there is no index in {self._folder}: it is built from Milvus when that answers"
             )
-        return open_snapshot(self._folder, snapshot)
+        index = open_snapshot(self._folder, snapshot, self._mapped)
+        self._mapped = dict(zip(snapshot.segments, index.segments, strict=True))
+        return index
 
     def _told(self) -> None:
         self._metrics.index_generation.set(self.current.generation)

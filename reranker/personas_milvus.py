@@ -2,99 +2,181 @@
 
 Two collections make a version: `personas_<version>` holds a row a vector, `items_<version>` a manifest an item. The
 alias `items` names the version in use, so that one alias switch changes both. Writers store rows first and then
-manifests, in one upsert a batch; readers follow manifests only, so nobody sees half an item.
+manifests, in one upsert a batch; readers follow manifests only, so nobody sees half an item. A version that was written
+to its end and verified has a row in `versions`; any other is what a killed rebuild left.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
 import numpy as np
-from pymilvus import DataType, MilvusClient, MilvusException
+from pymilvus import DataType
 
-from reranker.errors import IndexUnavailableError
-from reranker.records import IndexRow, Manifest, Persona
+from reranker.milvus import ID_BYTES, NO_VECTOR, TEXT_BYTES, TIMEOUT_SECONDS, Milvus, batches, literals
+from reranker.records import IndexRow, Manifest, Persona, Vector
 from reranker.segment import IndexedItem
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 ALIAS = "items"
-# Long enough for a cold Milvus to load a collection of a million rows, short enough that a dead one is noticed by hand.
-TIMEOUT_SECONDS = 60.0
-# A batch of 1024-dimensional rows with their text stays below 4 MB, well within Milvus's 64 MB message limit.
-BATCH_ROWS = 500
-ID_BYTES = 300  # an item id (256) with the 13 bytes that a persona id adds, and room
-TEXT_BYTES = 65_535  # Milvus's own limit for VARCHAR
-# pymilvus pings an idle server every 10 s, which gRPC servers answer with GOAWAY "too_many_pings" unless they were told
-# to expect it, as milvus-lite is not; its shared connections then refuse the next client. A call still pings.
-CHANNEL = {"grpc.keepalive_permit_without_calls": False}
+VERSIONS = "versions"
+_STAMP = "%Y%m%dt%H%M%S%f"
 
 _MANIFEST_FIELDS = ["item_id", "generation", "space", "row_ids", "title", "summary", "vector", "fingerprint", "deleted"]
-_ROW_FIELDS = ["persona_id", "item_id", "vector", "text"]
+_ROW_FIELDS = ["row_id", "item_id", "vector", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of the index in Milvus."""
+
+    name: str
+    in_use: bool
+    generation: int | None
+    """The newest when it was whole; None: it never was, or it is about to be deleted."""
+
+    @property
+    def created(self) -> datetime:
+        """When it was begun, UTC."""
+        return datetime.strptime(self.name, _STAMP).replace(tzinfo=UTC)
 
 
 class MilvusPersonaStore:
     """Reads and writes the index of one Milvus. Raises IndexUnavailableError wherever Milvus does not do its part."""
 
     def __init__(self, uri: str, token: str = "", timeout: float = TIMEOUT_SECONDS) -> None:
-        self.uri = uri
-        self._timeout = timeout
-        # pymilvus logs every failure with its stack; what it has to say is in the error raised here.
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-        with self._doing("connect"):
-            self._client = MilvusClient(uri, token=token, timeout=timeout, dedicated=True, grpc_options=CHANNEL)
+        self.milvus = Milvus(uri, token, timeout)
+
+    @property
+    def uri(self) -> str:
+        return self.milvus.uri
 
     def close(self) -> None:
-        self._client.close()
+        self.milvus.client.close()
+
+    # ---- versions ----------------------------------------------------------------------------------------------------
 
     def version(self) -> str | None:
         """Return the version in use, e.g. "20260131t120000000000"; None if nothing was ever published."""
-        with self._doing("look up the index"):
-            if not self._client.has_collection(ALIAS, timeout=self._timeout):
-                return None
-            name = self._client.describe_collection(ALIAS, timeout=self._timeout)["collection_name"]
+        if not self.milvus.has_collection(ALIAS):
+            return None
+        with self.milvus.doing("look up the index"):
+            name = self.milvus.client.describe_collection(ALIAS, timeout=self.milvus.timeout)["collection_name"]
         return str(name).removeprefix("items_")
+
+    def versions(self) -> list[Version]:
+        """Return every version there is, the oldest first, those included that were never whole."""
+        collections = self._collections()
+        whole = {row["version"]: row["generation"] for row in self._finished(collections)}
+        used = self.version()
+        names = {name.partition("_")[2] for name in collections if name.startswith(("items_", "personas_"))}
+        return [Version(name, name == used, whole.get(name)) for name in sorted(names)]
 
     def create(self, dimension: int) -> str:
         """Make an empty version for vectors of this length and return it; nobody sees it before `use`."""
-        version = f"{datetime.now(UTC):%Y%m%dt%H%M%S%f}"
-        with self._doing("create the index"):
-            self._create_collection(f"personas_{version}", "persona_id", dimension, _add_row_fields)
-            self._create_collection(f"items_{version}", "item_id", dimension, _add_manifest_fields)
+        version = f"{datetime.now(UTC):{_STAMP}}"
+        self.milvus.create_collection(f"personas_{version}", "row_id", dimension, _ROW)
+        self.milvus.create_collection(f"items_{version}", "item_id", dimension, _MANIFEST)
         return version
+
+    def finish(self, version: str, generation: int) -> None:
+        """Note that a version is whole, and the newest generation in it."""
+        self.milvus.ensure_collection(VERSIONS, "version", _VERSION)
+        self.milvus.upsert(VERSIONS, [{"version": version, "generation": generation, "vector": list(NO_VECTOR)}])
 
     def use(self, version: str) -> None:
         """Make this the version that readers see."""
-        with self._doing("switch the index"):
-            switch = self._client.alter_alias if self._client.has_collection(ALIAS) else self._client.create_alias
-            switch(f"items_{version}", ALIAS, timeout=self._timeout)
+        client, there = self.milvus.client, self.milvus.has_collection(ALIAS)
+        with self.milvus.doing("switch the index"):
+            switch = client.alter_alias if there else client.create_alias
+            switch(f"items_{version}", ALIAS, timeout=self.milvus.timeout)
 
-    def manifests(self, version: str, vectors: bool = True) -> Iterator[tuple[Manifest, str]]:
-        """Yield every manifest, deleted ones included, with the embedding space it was published in."""
-        fields = _MANIFEST_FIELDS if vectors else [field for field in _MANIFEST_FIELDS if field != "vector"]
-        for row in self._scan(f"items_{version}", fields):
-            yield _manifest(row), row["space"]
+    def drop(self, version: str) -> None:
+        """Delete a version that is not in use. Cut short, it is one that was never whole."""
+        collections = self._collections()
+        if VERSIONS in collections:
+            self.milvus.delete(VERSIONS, "version", [version])
+        with self.milvus.doing(f"delete version {version}"):
+            for name in {f"items_{version}", f"personas_{version}"} & collections:
+                self.milvus.client.drop_collection(name, timeout=self.milvus.timeout)
+
+    def ensure_loaded(self, version: str) -> None:
+        """Make a version answer: a Milvus that was restarted has its collections on disk only."""
+        self.milvus.load(f"personas_{version}", f"items_{version}")
 
     def dimension(self, version: str) -> int:
         """Return the length of the version's vectors."""
-        with self._doing("describe the index"):
-            fields = self._client.describe_collection(f"items_{version}", timeout=self._timeout)["fields"]
+        with self.milvus.doing("describe the index"):
+            fields = self.milvus.client.describe_collection(f"items_{version}", timeout=self.milvus.timeout)["fields"]
         return next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
+
+    def _collections(self) -> set[str]:
+        with self.milvus.doing("list the versions"):
+            return set(self.milvus.client.list_collections(timeout=self.milvus.timeout))
+
+    def _finished(self, collections: set[str]) -> list[dict[str, Any]]:
+        if VERSIONS not in collections:
+            return []
+        self.milvus.load(VERSIONS)
+        return list(self.milvus.scan(VERSIONS, ["version", "generation"]))
+
+    # ---- what a version holds ----------------------------------------------------------------------------------------
+
+    def manifests(self, version: str, vectors: bool = True) -> Iterator[tuple[Manifest, str]]:
+        """Yield every manifest, deleted ones included, with the embedding space it was published in."""
+        for row in self.milvus.scan(f"items_{version}", _fields(vectors=vectors)):
+            yield _manifest(row), row["space"]
+
+    def manifests_of(self, version: str, item_ids: Sequence[str]) -> Iterator[Manifest]:
+        """Yield the manifests of items, without their vectors, deleted ones included; none for an unknown item."""
+        for batch in batches(item_ids):
+            where = f"item_id in {literals(batch)}"
+            yield from map(_manifest, self.milvus.query(f"items_{version}", where, _fields(vectors=False)))
 
     def item_ids(self, version: str, newer_than: int = -1) -> list[str]:
         """Return the items whose manifest is newer than a generation, deleted ones included, in order of their ids."""
-        found = self._scan(f"items_{version}", ["item_id"], f"generation > {newer_than}")
-        return sorted(row["item_id"] for row in found)
+        return sorted(self.generations(version, newer_than))
+
+    def generations(self, version: str, newer_than: int = -1) -> dict[str, int]:
+        """Return the generation of every manifest newer than one, by item, deleted ones included."""
+        found = self.milvus.scan(f"items_{version}", ["item_id", "generation"], f"generation > {newer_than}")
+        return {row["item_id"]: int(row["generation"]) for row in found}
 
     def newest_generation(self, version: str, newer_than: int = -1) -> int | None:
         """Return the greatest generation of any manifest; None if there is none newer than `newer_than`."""
-        found = self._scan(f"items_{version}", ["generation"], f"generation > {newer_than}")
+        found = self.milvus.scan(f"items_{version}", ["generation"], f"generation > {newer_than}")
         return max((int(row["generation"]) for row in found), default=None)
+
+    def count_items(self, version: str) -> int:
+        """Return how many items a version holds, deleted ones not."""
+        return self.milvus.count(f"items_{version}", "deleted == false")
+
+    def count_rows(self, version: str) -> int:
+        """Return how many rows a version holds, named by a manifest or not."""
+        return self.milvus.count(f"personas_{version}")
+
+    def row_ids(self, version: str) -> Iterator[str]:
+        """Yield the id of every row, named by a manifest or not."""
+        for row in self.milvus.scan(f"personas_{version}", ["row_id"]):
+            yield row["row_id"]
+
+    def nearest(self, version: str, vectors: Sequence[Vector], limit: int) -> list[dict[str, float]]:
+        """Search for the rows nearest to each vector; return their cosine by their id."""
+        found: list[dict[str, float]] = []
+        with self.milvus.doing("search the index"):
+            for batch in batches(vectors):
+                hits = self.milvus.client.search(
+                    f"personas_{version}",
+                    data=[vector.tolist() for vector in batch],
+                    limit=limit,
+                    consistency_level="Strong",
+                    timeout=self.milvus.timeout,
+                )
+                found += [{hit["row_id"]: float(hit["distance"]) for hit in of_one} for of_one in hits]
+        return found
 
     def fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[tuple[IndexedItem, str]]:
         """Yield items as their manifests have them now, deleted ones with no rows, each with its embedding space.
@@ -115,25 +197,16 @@ class MilvusPersonaStore:
 
     def publish(self, version: str, space: str, items: Sequence[IndexedItem]) -> None:
         """Write the rows of `items`, then their manifests; durable and visible to every reader when it returns."""
-        with self._doing("store personas"):
-            for batch in _batches([row for item in items for row in item.rows]):
-                rows = [_milvus_row(row) for row in batch]
-                self._client.upsert(f"personas_{version}", rows, timeout=self._timeout)
-        with self._doing("store manifests"):
-            for manifests in _batches([item.manifest for item in items]):
-                rows = [_milvus_manifest(manifest, space) for manifest in manifests]
-                self._client.upsert(f"items_{version}", rows, timeout=self._timeout)
+        self.milvus.upsert(f"personas_{version}", [_milvus_row(row) for item in items for row in item.rows])
+        self.milvus.upsert(f"items_{version}", [_milvus_manifest(item.manifest, space) for item in items])
 
     def collect(self, version: str, row_ids: Iterable[str]) -> None:
         """Delete rows that no manifest names any more."""
-        with self._doing("delete rows no manifest names"):
-            for batch in _batches(list(row_ids)):
-                where = f"persona_id in {_literals(batch)}"
-                self._client.delete(f"personas_{version}", filter=where, timeout=self._timeout)
+        self.milvus.delete(f"personas_{version}", "row_id", list(row_ids))
 
     def _fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[tuple[IndexedItem, str]]:
-        for batch in _batches(item_ids):
-            found = self._query(f"items_{version}", f"item_id in {_literals(batch)}", _MANIFEST_FIELDS)
+        for batch in batches(item_ids):
+            found = self.milvus.query(f"items_{version}", f"item_id in {literals(batch)}", _MANIFEST_FIELDS)
             manifests = [(_manifest(row), row["space"]) for row in found]
             wanted = [row_id for manifest, _ in manifests for row_id in manifest.row_ids]
             rows = {row.row_id: row for row in self._rows(version, wanted)}
@@ -142,94 +215,42 @@ class MilvusPersonaStore:
                 yield IndexedItem(manifest, of_item), space
 
     def _rows(self, version: str, row_ids: Sequence[str]) -> Iterator[IndexRow]:
-        for batch in _batches(row_ids):
-            where = f"persona_id in {_literals(batch)}"
-            yield from map(_index_row, self._query(f"personas_{version}", where, _ROW_FIELDS))
-
-    def _create_collection(self, name: str, key: str, dimension: int, add_fields: Any) -> None:
-        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field(key, DataType.VARCHAR, is_primary=True, max_length=ID_BYTES)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
-        add_fields(schema)
-        index = self._client.prepare_index_params()
-        # Exact search: the reranker fetches by id or in bulk and finds the maximum itself.
-        index.add_index("vector", index_type="FLAT", metric_type="COSINE")
-        self._client.create_collection(name, schema=schema, index_params=index, timeout=self._timeout)
-
-    def ensure_loaded(self, version: str) -> None:
-        # A Milvus that was restarted has its collections on disk, but answers for none until told to load it.
-        with self._doing("load the index"):
-            for name in (f"personas_{version}", f"items_{version}"):
-                self._client.load_collection(name, timeout=self._timeout)
-
-    def _scan(self, collection: str, fields: list[str], where: str = "") -> Iterator[dict[str, Any]]:
-        with self._doing(f"read {collection}"):
-            rows = self._client.query_iterator(
-                collection,
-                batch_size=BATCH_ROWS,
-                filter=where,
-                output_fields=fields,
-                consistency_level="Strong",
-                timeout=self._timeout,
-            )
-            while batch := rows.next():
-                # pymilvus pastes the last id into its next query unescaped, like any other.
-                rows._next_id = rows._next_id.translate(_ESCAPES)
-                yield from batch
-            rows.close()
-
-    def _query(self, collection: str, where: str, fields: list[str]) -> list[dict[str, Any]]:
-        with self._doing(f"read {collection}"):
-            found = self._client.query(
-                collection,
-                filter=where,
-                output_fields=fields,
-                consistency_level="Strong",
-                timeout=self._timeout,
-            )
-        return list(found)
-
-    @contextmanager
-    def _doing(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (MilvusException, grpc.RpcError) as error:
-            raise IndexUnavailableError(
-                f"Milvus at {self.uri} could not {what}: {_told(error)}. Is it running, and is the address right?"
-            ) from error
+        for batch in batches(row_ids):
+            where = f"row_id in {literals(batch)}"
+            yield from map(_index_row, self.milvus.query(f"personas_{version}", where, _ROW_FIELDS))
 
 
-def _told(error: MilvusException | grpc.RpcError) -> str:
-    # pymilvus lets some of gRPC's own errors through: a deadline that has passed, a permission denied.
-    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.RpcError) else str(error.message)
+_ROW: dict[str, dict[str, Any]] = {
+    "item_id": {"datatype": DataType.VARCHAR, "max_length": ID_BYTES},
+    "kind": {"datatype": DataType.VARCHAR, "max_length": 16},
+    "text": {"datatype": DataType.JSON},
+}
+_MANIFEST: dict[str, dict[str, Any]] = {
+    "generation": {"datatype": DataType.INT64},
+    "space": {"datatype": DataType.VARCHAR, "max_length": 512},
+    "row_ids": {"datatype": DataType.JSON},
+    "title": {"datatype": DataType.VARCHAR, "max_length": TEXT_BYTES},
+    "summary": {"datatype": DataType.VARCHAR, "max_length": TEXT_BYTES},
+    "fingerprint": {"datatype": DataType.VARCHAR, "max_length": 64},
+    "deleted": {"datatype": DataType.BOOL},
+}
+_VERSION: dict[str, dict[str, Any]] = {"generation": {"datatype": DataType.INT64}}
 
 
-def _add_row_fields(schema: Any) -> None:
-    schema.add_field("item_id", DataType.VARCHAR, max_length=ID_BYTES)
-    schema.add_field("kind", DataType.VARCHAR, max_length=16)
-    schema.add_field("text", DataType.JSON)
-
-
-def _add_manifest_fields(schema: Any) -> None:
-    schema.add_field("generation", DataType.INT64)
-    schema.add_field("space", DataType.VARCHAR, max_length=512)
-    schema.add_field("row_ids", DataType.JSON)
-    schema.add_field("title", DataType.VARCHAR, max_length=TEXT_BYTES)
-    schema.add_field("summary", DataType.VARCHAR, max_length=TEXT_BYTES)
-    schema.add_field("fingerprint", DataType.VARCHAR, max_length=64)
-    schema.add_field("deleted", DataType.BOOL)
+def _fields(*, vectors: bool) -> list[str]:
+    return _MANIFEST_FIELDS if vectors else [field for field in _MANIFEST_FIELDS if field != "vector"]
 
 
 def _milvus_row(row: IndexRow) -> dict[str, Any]:
     kind = "persona" if row.persona else "summary"
     text = asdict(row.persona) if row.persona else {}
-    return {"persona_id": row.row_id, "item_id": row.item_id, "kind": kind, "text": text, "vector": row.vector}
+    return {"row_id": row.row_id, "item_id": row.item_id, "kind": kind, "text": text, "vector": row.vector}
 
 
 def _index_row(row: dict[str, Any]) -> IndexRow:
     text = row["text"]
     persona = Persona(**{**text, "evidence": tuple(text["evidence"])}) if text else None
-    return IndexRow(row["persona_id"], row["item_id"], np.asarray(row["vector"], np.float32), persona)
+    return IndexRow(row["row_id"], row["item_id"], np.asarray(row["vector"], np.float32), persona)
 
 
 def _milvus_manifest(manifest: Manifest, space: str) -> dict[str, Any]:
@@ -257,15 +278,3 @@ def _manifest(row: dict[str, Any]) -> Manifest:
         fingerprint=row["fingerprint"],
         deleted=row["deleted"],
     )
-
-
-def _literals(values: Sequence[str]) -> str:
-    """Write ids as a list of Milvus's filter language; pymilvus pastes them unescaped: an id could be a query."""
-    return "[" + ",".join(f'"{value.translate(_ESCAPES)}"' for value in values) + "]"
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-
-
-def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (values[start : start + BATCH_ROWS] for start in range(0, len(values), BATCH_ROWS))

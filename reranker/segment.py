@@ -79,6 +79,11 @@ class Segment:
     def dimension(self) -> int:
         return int(self.arrays.vectors.shape[1])
 
+    @property
+    def size(self) -> int:
+        """What copying it costs: its vectors and items."""
+        return len(self.arrays.vectors) + len(self.arrays.deleted)
+
     def persona(self, vector: int) -> bytes:
         """Return the serialised Persona of a vector; empty where the vector is the item summary's."""
         spans = self.arrays.persona_spans
@@ -89,13 +94,15 @@ class Segment:
         told = ((self.persona(vector), vector) for vector in range(len(self.arrays.vectors)))
         return {pb.Persona.FromString(persona).persona_id: vector for persona, vector in told if persona}
 
+    def message(self, row: int) -> pb.ItemPersonas:
+        """Return the item at `row` without its personas."""
+        spans = self.arrays.item_spans
+        return pb.ItemPersonas.FromString(self.arrays.items[spans[row] : spans[row + 1]].tobytes())
+
     def item(self, row: int) -> pb.ItemPersonas:
         """Return the item at `row` with its personas."""
-        arrays = self.arrays
-        message = pb.ItemPersonas.FromString(
-            arrays.items[arrays.item_spans[row] : arrays.item_spans[row + 1]].tobytes()
-        )
-        for vector in range(arrays.offsets[row], arrays.offsets[row + 1]):
+        message = self.message(row)
+        for vector in range(self.arrays.offsets[row], self.arrays.offsets[row + 1]):
             if told := self.persona(vector):
                 message.personas.add().MergeFromString(told)
         return message
@@ -149,12 +156,13 @@ def verify_segment(path: Path) -> None:
         _verify_file(path, name, told)
 
 
-def merge_segments(segments: Sequence[Segment], folder: Path) -> Path:
-    """Write one segment that says what these say together, newest first; items they delete are gone from it.
+def merge_segments(segments: Sequence[Segment], folder: Path, deletions: bool = False) -> Path:
+    """Write one segment that says what these say together, newest first; returns the new directory.
 
-    Memory stays small: runs of surviving items are copied from map to map. Returns the new directory.
+    deletions: keep the items that they delete, for an older segment that is not among these.
+    Memory stays small: runs of surviving items are copied from map to map.
     """
-    runs = [(segment, start, end) for segment, kept in survivors(segments) for start, end in _runs(kept)]
+    runs = [(segment, start, end) for segment, kept in survivors(segments, deletions) for start, end in _runs(kept)]
     with SegmentFiles.create(folder) as files:
         _copy(files, runs, segments[0].dimension)
         return files.finish(segments[0].space, max(segment.generation for segment in segments))
@@ -327,13 +335,29 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def survivors(segments: Sequence[Segment]) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
-    """Yield which items of each segment no newer one has, deleted ones left out."""
-    newer = np.empty(0, np.uint64)
+def survivors(segments: Sequence[Segment], deletions: bool = False) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+    """Yield which items of each segment no newer one has; deleted ones are left out, or not."""
+    newer: list[Hashes] = []
     for segment in segments:
-        hashes = np.asarray(segment.arrays.hashes)
-        yield segment, ~np.isin(hashes, newer) & ~np.asarray(segment.arrays.deleted)
-        newer = np.union1d(newer, hashes)
+        kept = np.ones(len(segment.arrays.deleted), np.bool_) if deletions else ~segment.arrays.deleted
+        # By lookup: what is newer is small, and the oldest segment holds most of a catalogue.
+        for hashes in newer:
+            rows = segment.table.find(hashes)
+            kept[rows[rows >= 0]] = False
+        newer.append(np.asarray(segment.arrays.hashes))
+        yield segment, kept
+
+
+def generations(segments: Sequence[Segment], item_ids: Sequence[str]) -> dict[str, int]:
+    """Return the generation of each item's manifest, deleted ones included; nothing of an item no segment knows."""
+    found: dict[str, int] = {}
+    hashes = hash_ids(item_ids, len(item_ids))
+    for segment in segments:
+        rows = segment.table.find(hashes)
+        for place in np.flatnonzero(rows >= 0).tolist():
+            if item_ids[place] not in found:
+                found[item_ids[place]] = int(segment.message(int(rows[place])).generation)
+    return found
 
 
 def _runs(kept: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -7,14 +7,15 @@ old list of segments or the new one; a segment is deleted only once no list has 
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import rmtree
+from types import MappingProxyType
 
 from reranker.errors import IndexUnavailableError
 from reranker.index import Index, open_index
-from reranker.segment import open_segment
+from reranker.segment import Segment, open_segment
 
 CURRENT = "current.json"
 # Between reading the list and mapping its segments a reader takes milliseconds; a suspended one, perhaps a minute.
@@ -29,13 +30,15 @@ class Snapshot:
     """The collection in Milvus that the segments were read from."""
     segments: tuple[str, ...]
     """Names of their directories, newest first."""
+    complete_to: int = -1
+    """Every manifest up to this generation is in the segments, and newer ones may be."""
 
 
 def read_snapshot(folder: Path) -> Snapshot | None:
     """Return the list of segments; None if there is no index here. Raises IndexUnavailableError if it is torn."""
     try:
         told = json.loads((folder / CURRENT).read_text())
-        return Snapshot(told["version"], tuple(told["segments"]))
+        return Snapshot(told["version"], tuple(told["segments"]), int(told["complete_to"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -44,16 +47,19 @@ def read_snapshot(folder: Path) -> Snapshot | None:
         ) from error
 
 
-def open_snapshot(folder: Path, snapshot: Snapshot) -> Index:
-    """Map the segments of a snapshot. Raises IndexUnavailableError and EmbeddingSpaceError by name."""
-    return open_index(snapshot.version, [open_segment(folder / name) for name in snapshot.segments])
+def open_snapshot(folder: Path, snapshot: Snapshot, mapped: Mapping[str, Segment] = MappingProxyType({})) -> Index:
+    """Map the segments of a snapshot. Raises IndexUnavailableError and EmbeddingSpaceError by name.
+
+    mapped: segments that are mapped already, by name: they never change.
+    """
+    return open_index(snapshot.version, [mapped.get(name) or open_segment(folder / name) for name in snapshot.segments])
 
 
 def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     """Make this the index; durable when it returns."""
     beside = folder / f".{CURRENT}"
     with beside.open("w") as file:
-        json.dump({"version": snapshot.version, "segments": snapshot.segments}, file)
+        json.dump(asdict(snapshot), file)
         file.flush()
         os.fsync(file.fileno())
     beside.rename(folder / CURRENT)
@@ -75,17 +81,19 @@ def touch(folder: Path, segments: Sequence[str]) -> None:
 
 def sweep(folder: Path, snapshot: Snapshot) -> None:
     """Delete segments that the snapshot does not name and that are old enough for no reader to be opening them."""
-    for path in folder.glob("segment-*"):
-        if path.name not in snapshot.segments and time.time() - path.stat().st_mtime > KEEP_SECONDS:
-            rmtree(path, ignore_errors=True)
+    delete(
+        path
+        for path in folder.glob("segment-*")
+        if path.name not in snapshot.segments and time.time() - path.stat().st_mtime > KEEP_SECONDS
+    )
 
 
 def sweep_unfinished(folder: Path) -> None:
     """Delete what a writer that was killed left half written. Only for the one writer, before it writes."""
-    for path in folder.glob(".*"):
-        if path.is_dir():
-            rmtree(path, ignore_errors=True)
+    delete(path for path in folder.glob(".*") if path.is_dir())
 
 
-def names(paths: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(path.name for path in paths)
+def delete(paths: Iterable[Path]) -> None:
+    """Delete segments. Whoever has one mapped keeps it: the kernel frees its blocks with the last map."""
+    for path in paths:
+        rmtree(path, ignore_errors=True)

@@ -14,7 +14,8 @@ from pymilvus import MilvusClient
 from reranker.errors import EmbeddingSpaceError, IndexUnavailableError
 from reranker.index import Index
 from reranker.indexer import MAX_DELTAS, Indexer
-from reranker.personas_milvus import BATCH_ROWS, MilvusPersonaStore
+from reranker.milvus import BATCH_ROWS
+from reranker.personas_milvus import MilvusPersonaStore
 from reranker.records import IndexRow, Manifest, Persona
 from reranker.segment import IndexedItem
 from reranker.snapshot import open_snapshot, read_snapshot
@@ -187,9 +188,9 @@ def test_many_changes_are_merged_and_change_nothing(
 
 def rows_in(milvus: MilvusProcess, version: str) -> list[str]:
     client = MilvusClient(milvus.uri, timeout=60, dedicated=True)
-    found = client.query(f"personas_{version}", filter='persona_id != ""', output_fields=["persona_id"], limit=100)
+    found = client.query(f"personas_{version}", filter='row_id != ""', output_fields=["row_id"], limit=100)
     client.close()
-    return sorted(row["persona_id"] for row in found)
+    return sorted(row["row_id"] for row in found)
 
 
 @pytest.mark.parametrize("odd", STRANGE[:12])
