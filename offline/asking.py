@@ -11,7 +11,7 @@ from openai import APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 from offline.calls import Answer, Call, Model, estimated_input_tokens, request_body
 from offline.errors import EndpointError
 from offline.llm_settings import LlmSettings
-from offline.replies import NOTHING, Reason, Rejected, Reply, Usage, read, reply_of
+from offline.replies import NOTHING, NoLikelihoodError, Reason, Rejected, Reply, Usage, read, reply_to
 from offline.retries import NoCompletionError, passes, patiently, said
 from offline.spending import Ledger, usage_of
 
@@ -73,7 +73,7 @@ class Asker:
 
     async def _paid(self, call: Call[Any], attempt: int, room: int) -> Reply:
         number, used = next(self._numbers), NOTHING
-        await self.ledger.reserve(number, self.ledger.prices.cost(estimated_input_tokens(call), room))
+        await self.ledger.reserve(number, Usage(1, estimated_input_tokens(call), room))
         try:
             reply = await self._constrained(call, attempt, room)
             used = usage_of(reply, call)
@@ -107,13 +107,18 @@ class Asker:
         # Not chat.completions.create: to check its arguments and build its objects takes more time than all the rest.
         try:
             async with asyncio.timeout(self.settings.timeout_seconds):
-                response = await self._api.post("/chat/completions", body=body, cast_to=Response)
+                response = await self._api.post(call.path, body=body, cast_to=Response)
         except (APITimeoutError, TimeoutError):
             # Nobody says what it cost; the prompt was probably read.
             self.ledger.book(Usage(0, estimated_input_tokens(call), 0))
             raise
         try:
-            reply = reply_of(response.content)
+            reply = reply_to(call, response.content)
+        except NoLikelihoodError as error:
+            raise EndpointError(
+                f"{self._api.base_url} gives no log-probabilities of a prompt (/completions with echo and logprobs): "
+                "vLLM does, the server of llama.cpp does not. Judge by choices instead (--judge choice or orders)"
+            ) from error
         except ValueError as error:
             raise NoCompletionError("it answered with something else than a chat completion") from error
         self._answered = True

@@ -21,10 +21,11 @@ from offline.errors import LlmError
 from offline.lines import replacing
 from offline.llm_cache import ResponseCache
 from offline.rejects import reason_of
-from offline.replies import NOTHING, Rejected, Reply, Usage, read, reply_of
+from offline.replies import NOTHING, Rejected, Reply, Usage, read, reply_to
 from offline.spending import Prices, usage_of
 
-URL = "/v1/chat/completions"
+VERSION = "/v1"
+"""Before the path of every request: what hosted services and `vllm run-batch` expect."""
 
 TRANSACTION = 500
 """Replies saved at a time: a commit each would take most of the time, and so many are read again in no time."""
@@ -89,7 +90,7 @@ def export_calls(calls: Iterable[Call[Any]], model: Model, cache: ResponseCache,
                     cached += 1
                 else:
                     written.add(key)
-                    file.write(_request(key, request_body(call, model)))
+                    file.write(_request(key, call, request_body(call, model)))
     except OSError as error:
         raise LlmError(f"{path} cannot be written: {error}") from error
     return Exported(len(written), cached, repeated)
@@ -136,12 +137,12 @@ class _Results:
     places: dict[bytes, int]
     problems: Counter[str]
 
-    def reply_to(self, key: bytes) -> Reply | None:
+    def reply(self, call: Call[Any], key: bytes) -> Reply | None:
         if key not in self.places:
             return None
         self.file.seek(self.places[key])
         try:
-            return _reply(_Result.model_validate_json(self.file.readline()))
+            return _reply(call, _Result.model_validate_json(self.file.readline()))
         except ValueError as error:
             self.problems[reason_of(error)] += 1
             return None
@@ -153,7 +154,7 @@ def _taken(
     """Save the result of a call if there is a good one; return what became of it, and what is to be booked."""
     if cache.find(key, call.tags) is not None:
         return "known", NOTHING
-    reply = results.reply_to(key)
+    reply = results.reply(call, key)
     if reply is None:
         return "open", NOTHING
     answer = read(reply, call.schema)
@@ -176,14 +177,14 @@ def _places(file: IO[bytes], problems: Counter[str]) -> Iterator[tuple[bytes, in
         place += len(line)
 
 
-def _reply(result: _Result) -> Reply:
+def _reply(call: Call[Any], result: _Result) -> Reply:
     """Return the reply in a result. Raises ValueError, saying why, where there is none."""
     if result.error is not None:
         raise ValueError(f"the service reports an error: {_code(result.error)}")
     if result.response is None or result.response.status_code != HTTPStatus.OK:
         status = result.response.status_code if result.response else "no response"
         raise ValueError(f"the request failed: {status}")
-    return reply_of(result.response.body or {})
+    return reply_to(call, result.response.body or {})
 
 
 def _code(error: object) -> str:
@@ -191,6 +192,6 @@ def _code(error: object) -> str:
     return str(found or "without a code")
 
 
-def _request(key: bytes, body: dict[str, Any]) -> str:
-    request = {"custom_id": key.hex(), "method": "POST", "url": URL, "body": body}
+def _request(key: bytes, call: Call[Any], body: dict[str, Any]) -> str:
+    request = {"custom_id": key.hex(), "method": "POST", "url": VERSION + call.path, "body": body}
     return json.dumps(request, ensure_ascii=False) + "\n"

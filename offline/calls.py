@@ -48,6 +48,22 @@ class Call(Generic[Answer]):
     """Tokens that the answer may take; a longer one is cut off, and asked for once more with twice the room."""
     tags: tuple[str, ...] = ()
     """Whose words the prompt was made of (`user_tag`, `review_tag`), so that they can be forgotten."""
+    continuation: str = ""
+    """Where it is set, nothing is to be written: asked is how likely this text is behind the messages, taken as plain
+    text. `schema` is then `Likelihood`."""
+
+    @property
+    def path(self) -> Literal["/chat/completions", "/completions"]:
+        """Where the endpoint takes it, behind its base URL."""
+        return "/completions" if self.continuation else "/chat/completions"
+
+
+class Likelihood(BaseModel, frozen=True):
+    """How likely a call's continuation is."""
+
+    log_likelihood: float
+    """Sum over its tokens, in nats, 0 at most."""
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +95,11 @@ def request_body(
     """Return the body of a chat completion request.
 
     Each attempt after the first (0) has another seed and a higher temperature, and states the schema in words too, as
-    it does where the endpoint cannot constrain its output: some endpoints accept a schema and ignore it.
+    it does where the endpoint cannot constrain its output: some endpoints accept a schema and ignore it. Of a call with
+    a continuation it is that of a completion, whose prompt comes back with its log-probabilities.
     """
+    if call.continuation:
+        return _scoring_body(call, model)
     schema: type[BaseModel] = call.schema
     body: dict[str, Any] = {
         "model": model.name,
@@ -97,6 +116,18 @@ def request_body(
     if attempt or not constrained:
         body["messages"] = [*call.messages, {"role": "user", "content": IN_WORDS.format(schema=_text(schema))}]
     return {name: value for name, value in (body | dict(model.parameters)).items() if value is not None}
+
+
+def _scoring_body(call: Call[Any], model: Model) -> dict[str, Any]:
+    # One token more than wanted: not every endpoint lets a completion be empty.
+    prompt = prefix(call) + call.continuation
+    body = {"model": model.name, "prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0.0}
+    return {name: value for name, value in (body | dict(model.parameters)).items() if value is not None}
+
+
+def prefix(call: Call[Any]) -> str:
+    """Return the plain text that a call's continuation follows."""
+    return "\n\n".join(message["content"] for message in call.messages)
 
 
 def cache_key(call: Call[Any], model: Model) -> bytes:
@@ -118,7 +149,8 @@ def estimated_tokens(text: str) -> int:
 
 def estimated_input_tokens(call: Call[Any]) -> int:
     """Return about how many tokens a call's messages take, its schema not counted: few endpoints put it in a prompt."""
-    return sum(TOKENS_PER_MESSAGE + estimated_tokens(message["content"]) for message in call.messages)
+    asked = sum(TOKENS_PER_MESSAGE + estimated_tokens(message["content"]) for message in call.messages)
+    return asked + estimated_tokens(call.continuation)
 
 
 @lru_cache(maxsize=256)

@@ -14,6 +14,8 @@ __all__ = [
     "Persona4RecError",
     "ResponseCacheError",
     "TooManyRejectsError",
+    "VerificationError",
+    "WorkerStateError",
 ]
 
 
@@ -23,6 +25,10 @@ class DatasetError(Persona4RecError):
 
 class TooManyRejectsError(DatasetError):
     """More than the set share of a file's lines is bad, so the file itself is probably not what it was taken for."""
+
+
+class VerificationError(Persona4RecError):
+    """A rebuilt index that is not what was published, so that it was not put in use: names what differs."""
 
 
 class EncoderError(Persona4RecError):
@@ -51,3 +57,7 @@ class LocalLlmError(LlmError):
 
 class ResponseCacheError(LlmError):
     """The file with the LLM's replies cannot be read or written."""
+
+
+class WorkerStateError(Persona4RecError):
+    """The file with the worker's state cannot be read or written."""

@@ -9,7 +9,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import aclosing
-from typing import TypeVar
+from types import AsyncGeneratorType
+from typing import TypeVar, cast
 
 from httpx2 import Limits, Timeout
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -71,13 +72,16 @@ class LlmClient:
                 come back as rejected (unsaved).
 
         """
-        bursts = self.stream(stage, calls, total=total, retry_rejected=retry_rejected, report=report)
+        stream = self.stream(stage, calls, total=total, retry_rejected=retry_rejected, report=report)
+        bursts = cast("AsyncGeneratorType[tuple[Outcome[Answer], ...], None]", stream)
         with asyncio.Runner() as runner:
             try:
                 while (burst := runner.run(_next(bursts))) is not None:
                     yield from burst
             finally:
-                runner.run(bursts.aclose())
+                # A signal that ended the loop (SystemExit) leaves it running; the runner then cancels what is left.
+                if not bursts.ag_running:
+                    runner.run(bursts.aclose())
 
     async def stream(
         self,
@@ -90,7 +94,7 @@ class LlmClient:
     ) -> AsyncGenerator[tuple[Outcome[Answer], ...]]:
         """Do as `run` does, within an event loop; outcomes that are there at the same time come together."""
         began, progress = time.monotonic(), Progress(total)
-        ledger = Ledger(self.settings.prices, self.settings.budget)
+        ledger = Ledger(self.settings.prices, self.settings.budget, self.settings.token_budget)
         async with self._api() as api:
             asker = Asker(api, self.model, self.settings, ledger)
             flight = Flight(stage, calls, asker, self.cache, retry_rejected=retry_rejected)

@@ -88,6 +88,8 @@ class LlmSettings(BaseSettings):
     """Of a million output tokens, in the same currency."""
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """What one run of one stage may cost at most, in the currency of the prices; none: no limit."""
+    token_budget: Annotated[int, Field(ge=0)] | None = None
+    """Tokens that it may use at most, input and output together; none: no limit."""
     local_slots: Annotated[int, Field(ge=1, le=256)] = 4
     """Requests that a local LLM works on at once: on a few cores more of them only share the same tokens per second."""
     local_context: Annotated[int, Field(ge=512)] = 8192

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from offline.calls import Answer
+from offline.calls import Answer, Call, Likelihood, prefix
 from offline.rejects import reason_of
 
 CANDIDATES = 32
@@ -37,7 +37,9 @@ class Reason(StrEnum):
     UNREACHABLE = "unreachable"
     """The endpoint gave no reply in time, however often it was asked."""
     UNSAVED = "unsaved"
-    """There was a reply, but the cache could not take it, e.g. for a full disk."""
+    """There was a reply, but it could not be kept, e.g. for a full disk."""
+    UNASKED = "unasked"
+    """Nobody was asked yet, e.g. as a batch is not back; no rejection, the call is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class Usage:
     """Requests that were answered; a call takes more than one when its first answer is no good."""
     input_tokens: int = 0
     output_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -108,6 +114,50 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
+class NoLikelihoodError(ValueError):
+    """A completion without the log-probabilities of its prompt, which were asked for."""
+
+
+class _Scores(BaseModel):
+    token_logprobs: list[float | None] | None = None
+    text_offset: list[int] | None = None
+
+
+class _Continued(BaseModel):
+    logprobs: _Scores | None = None
+
+
+class _TextCompletion(BaseModel):
+    choices: list[_Continued] = Field(min_length=1)
+    usage: _Usage | None = None
+
+
+def reply_to(call: Call[Any], completion: bytes | dict[str, Any]) -> Reply:
+    """Return the reply to a call in a completion of its kind, as JSON or decoded.
+
+    Raises ValueError where it is not one, NoLikelihoodError where it lacks the log-probabilities.
+    """
+    return _likelihood(call, completion) if call.continuation else reply_of(completion)
+
+
+def _likelihood(call: Call[Any], completion: bytes | dict[str, Any]) -> Reply:
+    parse = _TextCompletion.model_validate_json if isinstance(completion, bytes) else _TextCompletion.model_validate
+    found = parse(completion)  # type: ignore[arg-type]  # as the branch says
+    scores = found.choices[0].logprobs or _Scores()
+    begin = len(prefix(call))
+    end = begin + len(call.continuation)
+    pairs = zip(scores.text_offset or (), scores.token_logprobs or (), strict=False)
+    counted = [score for place, score in pairs if begin <= place < end and score is not None]
+    if not counted:
+        raise NoLikelihoodError("the completion has no log-probabilities of its prompt")
+    likelihood = Likelihood(log_likelihood=sum(counted), tokens=len(counted))
+    return Reply(likelihood.model_dump_json(), "stop", usage=_usage(found.usage))
+
+
+def _usage(usage: _Usage | None) -> Usage | None:
+    return None if usage is None else Usage(1, usage.prompt_tokens, usage.completion_tokens)
+
+
 def reply_of(completion: bytes | dict[str, Any]) -> Reply:
     """Return the reply in a chat completion, as JSON or decoded. Raises ValueError where it is not one."""
     if isinstance(completion, bytes):
@@ -115,8 +165,8 @@ def reply_of(completion: bytes | dict[str, Any]) -> Reply:
     else:
         found = _Completion.model_validate(completion)
     choice = found.choices[0]
-    usage = None if found.usage is None else Usage(1, found.usage.prompt_tokens, found.usage.completion_tokens)
-    return Reply(choice.message.content or "", choice.finish_reason or "", choice.message.refusal or "", usage)
+    message = choice.message
+    return Reply(message.content or "", choice.finish_reason or "", message.refusal or "", _usage(found.usage))
 
 
 def read(reply: Reply, schema: type[Answer]) -> Answer | Rejected:

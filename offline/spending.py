@@ -47,33 +47,36 @@ class Estimate:
 
 
 class Ledger:
-    """The account of one run. Its budget holds also for the requests in flight: each reserves the most it may cost.
+    """The account of one run. Its budgets hold also for the requests in flight: each reserves the most it may use.
 
-    `budget` is in the currency of the prices; None: no limit. Used within one event loop.
+    `budget` is in the currency of the prices, `token_budget` counts input and output together; None: no limit. Used
+    within one event loop.
     """
 
-    def __init__(self, prices: Prices, budget: float | None) -> None:
+    def __init__(self, prices: Prices, budget: float | None, token_budget: int | None = None) -> None:
         self.prices = prices
         self.budget = budget
-        self.spent = 0.0
+        self.token_budget = token_budget
         self.usage = NOTHING
-        self._reserved: dict[int, float] = {}
+        self._reserved: dict[int, Usage] = {}
         self._freed = asyncio.Condition()
 
-    async def reserve(self, ask: int, cost: float) -> None:
-        """Set aside what a request may cost, waiting for requests in flight where only they stand in the way.
+    @property
+    def spent(self) -> float:
+        """In the currency of the prices."""
+        return self._cost(self.usage)
 
-        Raises BudgetExhaustedError if the budget does not have it.
+    async def reserve(self, ask: int, most: Usage) -> None:
+        """Set aside what a request may use, waiting for requests in flight where only they stand in the way.
+
+        Raises BudgetExhaustedError if the budgets do not have it.
         """
         async with self._freed:
-            while not self._affords(cost):
+            while not self._affords(sum(self._reserved.values(), self.usage + most)):
                 if not self._reserved:
-                    raise BudgetExhaustedError(
-                        f"the budget of {self.budget:g} does not reach further: {self.spent:.6g} are spent, and the "
-                        f"next request may cost {cost:.6g}. What was answered is cached: run again with a larger budget"
-                    )
+                    raise BudgetExhaustedError(self._refusal(most))
                 await self._freed.wait()
-            self._reserved[ask] = cost
+            self._reserved[ask] = most
 
     async def settle(self, ask: int, usage: Usage) -> None:
         """Book what a request has used in place of what was reserved for it."""
@@ -84,11 +87,25 @@ class Ledger:
 
     def book(self, usage: Usage) -> None:
         """Book what was used without having been reserved."""
-        self.spent += self.prices.cost(usage.input_tokens, usage.output_tokens)
         self.usage += usage
 
-    def _affords(self, cost: float) -> bool:
-        return self.budget is None or self.spent + sum(self._reserved.values()) + cost <= self.budget
+    def _affords(self, usage: Usage) -> bool:
+        in_money = self.budget is None or self._cost(usage) <= self.budget
+        return in_money and (self.token_budget is None or usage.tokens <= self.token_budget)
+
+    def _refusal(self, most: Usage) -> str:
+        told = f"the budget of {self.budget:g}" if self.budget is not None else ""
+        spent, may = f"{self.spent:.6g} are spent", f"may cost {self._cost(most):.6g}"
+        if self.budget is None or self._cost(self.usage + most) <= self.budget:
+            told = f"the budget of {self.token_budget:,} tokens"
+            spent, may = f"{self.usage.tokens:,} are used", f"may take {most.tokens:,}"
+        return (
+            f"{told} does not reach further: {spent}, and the next request {may}. What was answered is cached: run "
+            "again with a larger budget"
+        )
+
+    def _cost(self, usage: Usage) -> float:
+        return self.prices.cost(usage.input_tokens, usage.output_tokens)
 
 
 def usage_of(reply: Reply, call: Call[Any]) -> Usage:

@@ -30,7 +30,7 @@ def test_no_order_of_reserving_and_settling_exceeds_the_budget(
     ledger = Ledger(PRICES, budget)
 
     async def ask(number: int, tokens: int, room: int, used: float) -> None:
-        await ledger.reserve(number, PRICES.cost(tokens, room))
+        await ledger.reserve(number, Usage(1, tokens, room))
         await asyncio.sleep(0)
         await ledger.settle(number, Usage(1, tokens, int(used * room)))
 
@@ -43,9 +43,21 @@ def test_no_order_of_reserving_and_settling_exceeds_the_budget(
     assert ledger.usage.asks == ends.count(None)
 
 
+def test_a_budget_of_tokens_counts_input_and_output() -> None:
+    ledger = Ledger(PRICES, 1e9, token_budget=100)
+
+    async def run() -> None:
+        await ledger.reserve(0, Usage(1, 60, 40))
+        await ledger.settle(0, Usage(1, 60, 20))
+        await ledger.reserve(1, Usage(1, 15, 6))
+
+    with pytest.raises(BudgetExhaustedError, match=r"100 tokens does not reach further: 80 are used.* may take 21"):
+        asyncio.run(run())
+
+
 def test_without_a_budget_nothing_is_refused() -> None:
     ledger = Ledger(PRICES, None)
-    asyncio.run(ledger.reserve(0, 1e9))
+    asyncio.run(ledger.reserve(0, Usage(1, 10**15, 10**15)))
     assert ledger.usage == NOTHING
 
 

@@ -1,0 +1,298 @@
+"""What a stage of the offline reasoning is, and the one function that runs any of them.
+
+A stage goes through its subjects (items, reviews, ...), asks an LLM about each, and appends one record a subject to its
+file of the dataset. What is in that file is done: a further run takes up what is open, and asks nobody about the rest.
+
+Nothing is lost by a death at any moment: a reply is in the cache before its record is written, a record is written in
+one piece, and what was torn is taken away and made again from the cache. What has no record has a line in
+`rejects.jsonl`, under the name of the stage, with the subject's key and why.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from offline.appending import Appender, appending
+from offline.calls import Answer, Call, Model, cache_key
+from offline.dataset import Dataset, Kind
+from offline.errors import ConfigurationError, DatasetError, LlmError
+from offline.flight import Outcome
+from offline.lines import json_line
+from offline.llm_cache import ResponseCache
+from offline.records import Record
+from offline.rejects import Rejects
+from offline.replies import Reason, Rejected, read
+
+Subject = TypeVar("Subject")
+
+NO_LINE = 0
+"""What `rejects.jsonl` has for the line of a subject: subjects are known by their keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why there is no record, or why a part of one was left out."""
+
+    reason: str
+    """A few words, the same for all cases alike: counted by it."""
+    detail: str = ""
+    """Of this case, for people; without words of a review."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of one subject."""
+
+    record: Record | None
+    """None: there is none, and `problems` say why; without any, the subject is passed over, and `counts` tell that."""
+    problems: tuple[Problem, ...] = ()
+    """Why there is no record, or which parts of it were left out (each goes to `rejects.jsonl`)."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Whatever the stage counts, by a name for people, e.g. "null slots": 3. Summed up over the subjects."""
+
+
+class Stage(ABC, Generic[Subject, Answer]):
+    """One stage of the offline reasoning: what it asks about whom, and what it makes of the answers.
+
+    Derive a frozen dataclass whose fields are the stage's settings. Every method is pure but for reading the dataset:
+    the same dataset and settings give the same calls in the same order, which is what makes the cache, the dry run and
+    batch files work.
+    """
+
+    name: ClassVar[str]
+    """As in the command: "aspects". Its account in the cache, and its name in `rejects.jsonl`."""
+    kind: ClassVar[Kind]
+    """Which file of the dataset it writes: KIND.jsonl."""
+
+    @abstractmethod
+    def subjects(self, dataset: Dataset) -> Iterator[Subject]:
+        """Yield everything the stage has to do with, done or not, in a set order, as a stream.
+
+        Raises DatasetError if the dataset lacks what the stage builds on.
+        """
+
+    @abstractmethod
+    def key(self, subject: Subject) -> str:
+        """Return what a subject is known by, e.g. its review_id: unique within the stage."""
+
+    @abstractmethod
+    def done(self, dataset: Dataset) -> Iterable[str]:
+        """Return the keys of the subjects that have a record."""
+
+    @abstractmethod
+    def calls(self, subject: Subject) -> Sequence[Call[Answer]]:
+        """Return what to ask about a subject, mostly one call; none where the record needs no LLM.
+
+        The calls of a subject have keys of their own, unique within the stage; the only call of one takes its key.
+        """
+
+    @abstractmethod
+    def made(self, subject: Subject, answers: Sequence[Answer]) -> Made:
+        """Return what the answers to all calls of a subject, in their order, make of it."""
+
+    def extracted(self, subject: Subject) -> Made:  # noqa: ARG002  (for those that can)
+        """Return what can be made of a subject without an LLM (--llm none). Raises ConfigurationError: nothing."""
+        raise ConfigurationError(f"{self.name} needs an LLM: there is no way to do it with --llm none")
+
+
+Ask = Callable[[Iterator[Call[Any]]], Iterable[Outcome[Any]]]
+"""Whoever answers calls: `LlmClient.run` with its stage filled in, or `cached_only`. May raise LlmError at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What a run of a stage did."""
+
+    stage: str
+    path: Path
+    """The file it wrote to."""
+    before: int
+    """Records that were there already."""
+    done: int
+    """Records that were added."""
+    open: int
+    """Subjects nobody was asked about yet: the run was stopped, or a batch is not back."""
+    rejected: Mapping[str, int]
+    """Subjects without a record, by reason. Those nobody answered are asked about again by the next run."""
+    left_out: Mapping[str, int]
+    """Parts of records that were left out, by reason."""
+    counts: Mapping[str, int]
+    """What the stage counted (`Made.counts`)."""
+    stopped: LlmError | None = None
+    """What ended the run before its end: the budget, the endpoint, the cache. The next run goes on from here."""
+
+
+def open_subjects(stage: Stage[Subject, Any], dataset: Dataset, done: Collection[str]) -> Iterator[Subject]:
+    """Yield the subjects that are not done, in the stage's order."""
+    return (subject for subject in stage.subjects(dataset) if stage.key(subject) not in done)
+
+
+def open_calls(stage: Stage[Any, Any], dataset: Dataset) -> Iterator[Call[Any]]:
+    """Yield the calls of what is open, e.g. for an estimate or a file of requests. Writes nothing."""
+    done = frozenset(stage.done(dataset))
+    return (call for subject in open_subjects(stage, dataset, done) for call in stage.calls(subject))
+
+
+def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
+    """Run what is open of a stage, and append its records to the stage's file as they come, in no set order.
+
+    A subject whose calls came to nothing is rejected alone. A full disk rejects those it cannot take (their replies, in
+    the cache, cost nothing the next time). What ends a run for all is in the report as `stopped`.
+
+    Memory holds the keys that are done and the subjects in flight.
+
+    Raises DatasetError if the dataset lacks something, its file of the kind is in another format than .jsonl, or
+    another run is writing it.
+    """
+
+    def ask_all(work: _Work[Any, Any], subjects: Iterator[Any]) -> None:
+        for outcome in ask(work.calls(subjects)):
+            work.take(outcome)
+
+    return _run(stage, dataset, ask_all)
+
+
+def run_without_llm(stage: Stage[Any, Any], dataset: Dataset) -> StageReport:
+    """Do as `run` does by `Stage.extracted`, which asks nobody. Raises as `run`, and ConfigurationError as that."""
+
+    def extract_all(work: _Work[Any, Any], subjects: Iterator[Any]) -> None:
+        for subject in subjects:
+            work.finish(subject, stage.extracted(subject))
+
+    return _run(stage, dataset, extract_all)
+
+
+def _run(
+    stage: Stage[Any, Any], dataset: Dataset, way: "Callable[[_Work[Any, Any], Iterator[Any]], None]"
+) -> StageReport:
+    path = output_path(stage, dataset)
+    with appending(path) as output, Rejects(dataset.path, stage.name) as rejects:
+        done = frozenset(stage.done(dataset))
+        work = _Work(stage, output, rejects)
+        stopped = None
+        try:
+            way(work, open_subjects(stage, dataset, done))
+        except LlmError as error:
+            stopped = error
+        finally:
+            rejects.finish(lines=0, bad_lines=0, max_bad_share=1.0)
+    return work.report(path, len(done), stopped)
+
+
+def unanswered(calls: Iterable[Call[Any]]) -> Iterator[Outcome[Any]]:
+    """Answer no call: each stays open."""
+    for call in calls:
+        yield Outcome(call.key, Rejected(Reason.UNASKED, "there is no reply yet"))
+
+
+def cached_only(calls: Iterable[Call[Any]], model: Model, cache: ResponseCache) -> Iterator[Outcome[Any]]:
+    """Yield the outcomes of calls whose replies are in the cache, as after a batch came back; others stay open."""
+    for call in calls:
+        if reply := cache.find(cache_key(call, model), call.tags):
+            yield Outcome(call.key, read(reply, call.schema), cached=True)
+        else:
+            yield from unanswered([call])
+
+
+def output_path(stage: Stage[Any, Any], dataset: Dataset) -> Path:
+    """Return the file that a stage appends to. Raises DatasetError if its records are in a file of another format."""
+    path = dataset.path / f"{stage.kind}.jsonl"
+    if dataset.has(stage.kind) and not path.exists():
+        raise DatasetError(
+            f"{dataset.path} holds its {stage.kind} in another format than {path.name}, which {stage.name} would "
+            "append to: convert the file, or move it away to write them anew"
+        )
+    return path
+
+
+@dataclass(slots=True)
+class _Pending(Generic[Subject]):
+    """A subject some of whose calls are still in flight."""
+
+    subject: Subject
+    calls: tuple[str, ...]
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def rejected(self) -> Rejected | None:
+        results = (self.results[key] for key in self.calls)
+        return next((result for result in results if isinstance(result, Rejected)), None)
+
+
+class _Work(Generic[Subject, Answer]):
+    """One run: from subjects to calls, from outcomes to lines."""
+
+    def __init__(self, stage: Stage[Subject, Answer], output: Appender, rejects: Rejects) -> None:
+        self._stage = stage
+        self._output = output
+        self._rejects = rejects
+        self._pending: dict[str, _Pending[Subject]] = {}
+        self._done = self._open = 0
+        self._rejected: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    def calls(self, subjects: Iterable[Subject]) -> Iterator[Call[Answer]]:
+        for subject in subjects:
+            calls = self._stage.calls(subject)
+            pending = _Pending(subject, tuple(call.key for call in calls))
+            self._pending.update(dict.fromkeys(pending.calls, pending))
+            if not calls:
+                self.finish(subject, self._stage.made(subject, ()))
+            yield from calls
+
+    def take(self, outcome: Outcome[Answer]) -> None:
+        pending = self._pending.pop(outcome.key)
+        pending.results[outcome.key] = outcome.result
+        if len(pending.results) < len(pending.calls):
+            return
+        if rejected := pending.rejected():
+            self._without_answer(pending.subject, rejected)
+        else:
+            answers = [pending.results[key] for key in pending.calls]
+            self.finish(pending.subject, self._stage.made(pending.subject, answers))
+
+    def _without_answer(self, subject: Subject, rejected: Rejected) -> None:
+        if rejected.reason is Reason.UNASKED:
+            self._open += 1
+        else:
+            self.finish(subject, Made(None, (Problem(rejected.reason, rejected.detail),)))
+
+    def finish(self, subject: Subject, made: Made) -> None:
+        written = self._written(made)
+        self._counts.update(written.counts)
+        for problem in written.problems:
+            self._rejects.add(NO_LINE, str(problem), self._stage.key(subject).encode())
+        if written.record:
+            self._done += 1
+            self._left_out.update(problem.reason for problem in written.problems)
+        elif written.problems:
+            self._rejected[written.problems[0].reason] += 1
+
+    def _written(self, made: Made) -> Made:
+        if made.record is None:
+            return made
+        try:
+            self._output.append(json_line(made.record).encode())
+        except OSError as error:
+            return Made(None, (Problem(Reason.UNSAVED, f"the record could not be written: {error.strerror}"),))
+        return made
+
+    def report(self, path: Path, before: int, stopped: LlmError | None) -> StageReport:
+        in_flight = len({id(pending) for pending in self._pending.values()})
+        return StageReport(
+            self._stage.name,
+            path,
+            before,
+            self._done,
+            self._open + in_flight,
+            self._rejected,
+            self._left_out,
+            self._counts,
+            stopped,
+        )

@@ -1,0 +1,186 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offline.alignment import LETTERS, AlignmentStage, Judge, choice_schema
+from offline.calls import Likelihood, Model, request_body
+from offline.dataset import Dataset, write_interactions, write_jsonl
+from offline.domains import load_domain
+from offline.errors import DatasetError
+from offline.judgements import Event, Judgement, earlier
+from offline.places import Place, position_bias
+from offline.records import Alignment, Interaction, Item, ItemPersonas, ItemSummary, ReviewAspects
+from reranker.records import Persona, persona_id
+
+BOOKS = load_domain("books")
+
+
+def persona(item_id: str, name: str) -> Persona:
+    return Persona(persona_id(item_id, name, "d", "r"), name, "d", "r", ("r1",))
+
+
+PERSONAS = tuple(persona("b4", name) for name in ("one", "two", "three", "four"))
+JUDGEMENT = Judgement("u", Event("b4", "Target. About it."), PERSONAS, (Event("b1", "First. Sea.", ("r1",)),))
+
+
+def stage(judge: Judge = "choice", **settings: Any) -> AlignmentStage:
+    return AlignmentStage(BOOKS, judge, **settings)
+
+
+def choosing(letters: str) -> list[Any]:
+    return [choice_schema(4).model_validate({"persona": letter, "reason": f"because {letter}"}) for letter in letters]
+
+
+times = st.one_of(st.none(), st.integers(0, 5))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), times), max_size=10), times, st.integers(1, 4))
+def test_a_profile_never_holds_the_target_nor_what_came_later(
+    others: list[tuple[int, int | None]], time: int | None, most: int
+) -> None:
+    target = Interaction("u", "0", timestamp=time)
+    interactions = [Interaction("u", str(item), timestamp=when) for item, when in others]
+    found = earlier(target, [*interactions, target], most)
+    assert len(found) <= most
+    assert all(one.item_id != "0" for one in found)
+    if time is not None:
+        assert all(one.timestamp is not None and one.timestamp < time for one in found)
+        stamps = [one.timestamp or 0 for one in found]
+        assert stamps == sorted(stamps)
+        possible = [one for one in interactions if one.item_id != "0" and one.timestamp in range(time)]
+        assert len(found) == min(most, len(possible))
+
+
+def test_without_times_the_last_of_the_file_count() -> None:
+    interactions = [Interaction("u", str(number)) for number in range(5)]
+    assert earlier(interactions[1], interactions, 3) == tuple(interactions[2:])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    items = [Item(f"b{n}", f"Book {n}", "About the sea.") for n in range(1, 6)]
+    write_jsonl(tmp_path / "items.jsonl", items)
+    write_jsonl(tmp_path / "summaries.jsonl", [ItemSummary("b1", "It is about ships.")])
+    events = [("u", "b1", 1), ("u", "b2", 2), ("u", "b4", 3), ("u", "b3", 4), ("new", "b4", 9), ("u", "b5", 5)]
+    write_interactions(tmp_path / "interactions.csv", [Interaction(u, i, timestamp=t) for u, i, t in events])
+    said = [("r1", "b1", "u", "storms"), ("r4", "b4", "u", "SECRET"), ("r3", "b3", "u", "LATER")]
+    write_jsonl(tmp_path / "aspects.jsonl", [ReviewAspects(r, i, {"a": text}, u) for r, i, u, text in said])
+    alone = ItemPersonas("b5", (persona("b5", "only"),))
+    write_jsonl(tmp_path / "personas.jsonl", [ItemPersonas("b4", PERSONAS), alone])
+    return Dataset.open(tmp_path)
+
+
+def test_judgements_of_a_dataset(dataset: Dataset) -> None:
+    subjects = {one.key: one for one in stage().subjects(dataset)}
+    assert set(subjects) == {"u\nb4", "u\nb5", "new\nb4"}
+    judgement = subjects["u\nb4"]
+    assert [event.item_id for event in judgement.history] == ["b1", "b2"]
+    (call,) = stage().calls(judgement)
+    prompt = call.messages[1]["content"]
+    assert "Book 1. It is about ships. Said of it: storms" in prompt
+    assert "Book 2. About the sea." in prompt
+    assert "SECRET" not in prompt
+    assert "LATER" not in prompt
+    assert set(call.tags) == {"user:u", "review:r1"}
+
+
+def test_who_chose_nothing_before_is_passed_over_and_an_only_persona_needs_no_judge(dataset: Dataset) -> None:
+    subjects = {one.key: one for one in stage().subjects(dataset)}
+    for key in ("new\nb4", "u\nb5"):
+        assert stage().calls(subjects[key]) == ()
+    passed_over = stage().made(subjects["new\nb4"], ())
+    assert (passed_over.record, passed_over.problems) == (None, ())
+    assert passed_over.counts == {"interactions with none before them": 1}
+    record = stage().made(subjects["u\nb5"], ()).record
+    assert isinstance(record, Alignment)
+    assert record.history == ("b1", "b2", "b4", "b3")
+
+
+def test_a_dataset_without_personas_is_told_what_to_do(dataset: Dataset) -> None:
+    (dataset.path / "personas.jsonl").unlink()
+    with pytest.raises(DatasetError, match="persona4rec personas"):
+        list(stage().subjects(dataset))
+
+
+def test_a_dataset_without_interactions_is_told_so(dataset: Dataset) -> None:
+    (dataset.path / "interactions.csv").unlink()
+    with pytest.raises(DatasetError, match="has no interactions"):
+        list(stage().subjects(dataset))
+
+
+def test_more_personas_than_letters_are_cut_off(dataset: Dataset) -> None:
+    many = tuple(persona("b4", str(number)) for number in range(30))
+    write_jsonl(dataset.path / "personas.jsonl", [ItemPersonas("b4", many)])
+    (judgement,) = (one for one in stage().subjects(dataset) if one.history)
+    assert judgement.personas == many[:26]
+    assert len(stage("orders").calls(judgement)) == 26
+
+
+def test_orders_are_drawn_from_the_seed_and_put_each_persona_anywhere() -> None:
+    drawn = [stage(seed=seed).orders(JUDGEMENT)[0] for seed in range(200)]
+    assert drawn == [stage(seed=seed).orders(JUDGEMENT)[0] for seed in range(200)]
+    first = Counter(order[0].name for order in drawn)
+    assert set(first) == {"one", "two", "three", "four"}
+    assert min(first.values()) > 25
+
+
+def test_the_letter_names_the_persona_that_was_shown_by_it() -> None:
+    for seed in range(10):
+        (order,) = stage(seed=seed).orders(JUDGEMENT)
+        (call,) = stage(seed=seed).calls(JUDGEMENT)
+        for letter, one in zip(LETTERS, order, strict=False):
+            assert f'<persona letter="{letter}">\n{one.name}. d r' in call.messages[1]["content"]
+            record = stage(seed=seed).made(JUDGEMENT, choosing(letter)).record
+            assert record == Alignment("u", "b4", one.persona_id, f"because {letter}", ("b1",))
+
+
+def test_in_all_rotations_each_persona_stands_at_each_place_once() -> None:
+    orders = stage("orders").orders(JUDGEMENT)
+    assert len(stage("orders").calls(JUDGEMENT)) == len(orders) == 4
+    assert all({order[place] for order in orders} == set(PERSONAS) for place in range(4))
+
+
+def test_a_judge_that_only_likes_the_first_place_decides_nothing_and_shows() -> None:
+    made = stage("orders").made(JUDGEMENT, choosing("AAAA"))
+    assert made.counts == {"place 1 of 4 chosen": 4, "judgements that changed with the order": 1}
+    assert position_bias(made.counts)[0] == Place(1, 4, 1.0, 0.25)
+    drawn = {stage("orders", seed=seed).made(JUDGEMENT, choosing("AAAA")).record for seed in range(100)}
+    assert len(drawn) == 4
+
+
+def test_the_persona_of_most_orders_wins() -> None:
+    judging = stage("orders")
+    wanted = PERSONAS[2]
+    places = "".join(LETTERS[order.index(wanted)] for order in judging.orders(JUDGEMENT))
+    for wrong in range(2):
+        letters = places[:2] + places[2:].translate(str.maketrans(LETTERS[:4], "BCDA")) if wrong else places
+        record = judging.made(JUDGEMENT, choosing(letters)).record
+        assert isinstance(record, Alignment)
+        assert record.persona_id == wanted.persona_id
+
+
+def test_bias_is_measured_over_items_of_all_sizes() -> None:
+    counts = {"place 1 of 2 chosen": 3, "place 2 of 2 chosen": 1, "place 4 of 4 chosen": 4, "null slots": 9}
+    first, second, third, fourth = position_bias(counts)
+    assert first == Place(1, 3, 3 / 8, (4 / 2 + 4 / 4) / 8)
+    assert (second.chosen, third.chosen) == (1, 0)
+    assert fourth == Place(4, 4, 1.0, 0.25)
+    assert position_bias({}) == []
+
+
+def test_the_likelihood_of_the_history_decides() -> None:
+    judging = stage("likelihood")
+    calls = judging.calls(JUDGEMENT)
+    assert [call.continuation for call in calls] == ["First. Sea."] * 4
+    for call, one in zip(calls, PERSONAS, strict=True):
+        assert one.name in call.messages[0]["content"]
+        assert request_body(call, Model("m"))["prompt"].endswith("one book a line:\nFirst. Sea.")
+    answers = [Likelihood(log_likelihood=score, tokens=5) for score in (-9.0, -3.5, -2.0, -8.0)]
+    record = judging.made(JUDGEMENT, answers).record
+    assert isinstance(record, Alignment)
+    assert record.persona_id == PERSONAS[2].persona_id
+    assert "1.5 nats" in record.justification

@@ -1,0 +1,265 @@
+"""Any stage, run against a real endpoint that fails in every way, in a directory that does."""
+
+import json
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline import retries
+from offline.alignment import AlignmentStage
+from offline.appending import appending
+from offline.aspects import AspectsStage
+from offline.calls import Call, Model
+from offline.dataset import Dataset
+from offline.domains import load_domain
+from offline.endpoints import Endpoint
+from offline.errors import BudgetExhaustedError, ConfigurationError, DatasetError, EndpointError
+from offline.flight import Outcome
+from offline.llm import LlmClient
+from offline.llm_cache import ResponseCache
+from offline.llm_settings import LlmSettings
+from offline.stages import Ask, cached_only, open_calls, run, run_without_llm, unanswered
+from tests.offline.reviewed import answered, lines, number, reviewed
+from tests.stub_llm import Answer, StubLlm, completion, failure
+
+pytestmark = pytest.mark.integration
+
+STAGE = AspectsStage(load_domain("generic"))
+COUNT = 60
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ResponseCache]:
+    with ResponseCache(tmp_path / "cache.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def stub() -> Iterator[StubLlm]:
+    with StubLlm(lambda _, body: answered(body)) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waits be short; what decides them is tested in test_retries."""
+    monkeypatch.setattr(retries, "FIRST_SECONDS", 0.02)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return reviewed(tmp_path / "data", COUNT)
+
+
+@pytest.fixture
+def clean(tmp_path: Path, stub: StubLlm) -> list[str]:
+    """Return the records of a run in which nothing went wrong."""
+    dataset = reviewed(tmp_path / "clean", COUNT)
+    with ResponseCache(tmp_path / "clean.sqlite") as cache:
+        client = LlmClient(Endpoint(stub.url, "stub"), cache, LlmSettings(concurrency=8))
+        assert run(STAGE, dataset, lambda calls: client.run("aspects", calls)).done == COUNT
+    stub.requests.clear()
+    return lines(dataset.path / "aspects.jsonl")
+
+
+Asking = Callable[..., Ask]
+
+
+@pytest.fixture
+def asking(stub: StubLlm, cache: ResponseCache) -> Asking:
+    def made(**settings: Any) -> Ask:
+        given = {"concurrency": 8, "timeout_seconds": 5, "patience_seconds": 20} | settings
+        client = LlmClient(Endpoint(stub.url, "stub"), cache, LlmSettings(**given))
+        return lambda calls: client.run("aspects", calls)
+
+    return made
+
+
+def records(dataset: Dataset) -> list[str]:
+    return lines(dataset.path / "aspects.jsonl")
+
+
+def rejects(dataset: Dataset) -> dict[str, str]:
+    """Return the reasons in the rejects by the key of the subject."""
+    path = dataset.path / "rejects.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    assert all(entry["file"] == "aspects" for entry in entries)
+    return {entry["raw"]: entry["reason"] for entry in entries}
+
+
+def test_a_finished_stage_asks_nobody_even_without_its_cache(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    first = run(STAGE, dataset, asking())
+    assert (first.before, first.done, first.open, first.rejected) == (0, COUNT, 0, {})
+    assert records(dataset) == clean
+    stub.requests.clear()
+    again = run(STAGE, dataset, unanswered)
+    assert (again.before, again.done, again.open) == (COUNT, 0, 0)
+    assert records(dataset) == clean
+
+
+def test_only_new_reviews_are_asked_about(stub: StubLlm, dataset: Dataset, asking: Asking, tmp_path: Path) -> None:
+    run(STAGE, dataset, asking())
+    stub.requests.clear()
+    grown = reviewed(dataset.path, COUNT + 3)
+    assert run(STAGE, grown, asking()).done == 3
+    assert sorted(map(number, stub.requests)) == [COUNT, COUNT + 1, COUNT + 2]
+
+
+FAULTS = (
+    completion("I would rather talk about something else"),
+    completion('{"purpose": 1}'),
+    completion('{"category_preference": null, "purp', finish="length"),
+    completion("", refusal="I cannot"),
+    failure(429, retry_after="0"),
+    failure(503),
+    Answer(instead="reset"),
+)
+
+
+def test_faults_that_pass_change_nothing(stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]) -> None:
+    seen: Counter[int] = Counter()
+
+    def script(_: int, body: dict[str, Any]) -> Answer:
+        seen[number(body)] += 1
+        return FAULTS[number(body) % len(FAULTS)] if seen[number(body)] == 1 else answered(body)
+
+    stub.script = script
+    assert run(STAGE, dataset, asking()).done == COUNT
+    assert records(dataset) == clean
+    assert rejects(dataset) == {}
+
+
+def test_faults_that_stay_cost_their_items_alone_and_say_why(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    bad = dict(enumerate((*FAULTS[:4], completion("", finish="content_filter"), failure(400, "too long"))))
+    # Reviews from 10 on are answered first: an endpoint that never answered would be at fault itself.
+    stub.script = lambda _, body: bad[number(body)] if number(body) in bad else answered(body)
+    ask = asking(concurrency=32)
+    report = run(STAGE, dataset, ask)
+    assert report.rejected == dict.fromkeys(("malformed", "schema", "truncated", "refused", "filtered", "request"), 1)
+    assert records(dataset) == [line for line in clean if json.loads(line)["review_id"] not in {f"r{n}" for n in bad}]
+    assert {key: reason.split(":")[0] for key, reason in rejects(dataset).items()} == {
+        "r0": "malformed",
+        "r1": "schema",
+        "r2": "truncated",
+        "r3": "refused",
+        "r4": "filtered",
+        "r5": "request",
+    }
+    stub.requests.clear()
+    stub.script = lambda _, body: answered(body)
+    assert run(STAGE, dataset, asking()).done == 1
+    assert set(map(number, stub.requests)) == {5}, "a reply that was of no use is asked for again"
+    assert set(rejects(dataset)) == {"r0", "r1", "r2", "r3", "r4"}
+
+
+def test_an_empty_answer_is_no_record(stub: StubLlm, dataset: Dataset, asking: Asking) -> None:
+    nothing = json.dumps(dict.fromkeys(STAGE.domain.slots))
+    stub.script = lambda _, body: completion(nothing) if number(body) % 2 else answered(body)
+    report = run(STAGE, dataset, asking())
+    assert (report.done, report.rejected) == (COUNT // 2, {"says too little": COUNT // 2})
+    assert report.counts["null slots"] == COUNT // 2 * 3 + COUNT // 2 * 4
+
+
+def test_a_budget_stops_a_run_that_the_next_one_goes_on_with(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    report = run(STAGE, dataset, asking(token_budget=5000))
+    assert isinstance(report.stopped, BudgetExhaustedError)
+    assert 0 < report.done < COUNT
+    assert len(records(dataset)) == report.done
+    assert run(STAGE, dataset, asking()).stopped is None
+    assert records(dataset) == clean
+    assert len(stub.requests) == COUNT
+
+
+def test_an_endpoint_that_stays_away_stops_a_run_that_the_next_one_goes_on_with(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    stub.script = lambda n, body: answered(body) if n < 20 else failure(503)
+    report = run(STAGE, dataset, asking(patience_seconds=0.2))
+    assert isinstance(report.stopped, EndpointError)
+    assert set(report.rejected) == {"unreachable"}
+    stub.script = lambda _, body: answered(body)
+    assert run(STAGE, dataset, asking()).stopped is None
+    assert records(dataset) == clean
+    assert rejects(dataset) == {}
+
+
+def test_a_full_disk_rejects_what_it_cannot_take_and_tears_nothing(
+    stub: StubLlm, dataset: Dataset, asking: Asking, cache: ResponseCache, clean: list[str]
+) -> None:
+    run(STAGE, dataset, asking())
+    (dataset.path / "aspects.jsonl").unlink()
+    stub.requests.clear()
+    from_cache: Ask = lambda calls: cached_only(calls, Model("stub"), cache)  # noqa: E731
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        report = run(STAGE, dataset, from_cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 0 < report.done < COUNT
+    assert report.rejected == {"unsaved": COUNT - report.done}
+    assert set(records(dataset)) < set(clean)
+    assert run(STAGE, dataset, from_cache).done == COUNT - report.done
+    assert records(dataset) == clean
+    assert not stub.requests
+
+
+def test_a_torn_record_is_made_again_at_no_cost(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    run(STAGE, dataset, asking())
+    path = dataset.path / "aspects.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    stub.requests.clear()
+    assert run(STAGE, dataset, asking()).done == 1
+    assert records(dataset) == clean
+    assert not stub.requests
+
+
+def test_what_is_not_asked_yet_stays_open(dataset: Dataset) -> None:
+    report = run(STAGE, dataset, unanswered)
+    assert (report.done, report.open, report.rejected) == (0, COUNT, {})
+    assert rejects(dataset) == {}
+    assert len(list(open_calls(STAGE, dataset))) == COUNT
+
+
+def test_without_an_llm(dataset: Dataset) -> None:
+    report = run_without_llm(STAGE, dataset)
+    assert report.done + sum(report.rejected.values()) == COUNT
+    assert run_without_llm(STAGE, dataset).done == 0
+    with pytest.raises(ConfigurationError, match="align needs an LLM"):
+        AlignmentStage(STAGE.domain).extracted(None)  # type: ignore[arg-type]
+
+
+def test_two_runs_at_once_are_refused(dataset: Dataset) -> None:
+    with appending(dataset.path / "aspects.jsonl"), pytest.raises(DatasetError, match="written by another process"):
+        run(STAGE, dataset, unanswered)
+
+
+def test_records_in_another_format_are_not_written_beside(dataset: Dataset) -> None:
+    (dataset.path / "aspects.jsonl.gz").write_bytes(b"")
+    with pytest.raises(DatasetError, match="another format"):
+        run(STAGE, dataset, unanswered)
+    assert not (dataset.path / "aspects.jsonl").exists()
+
+
+def test_a_defect_shows_itself_and_keeps_what_was_done(dataset: Dataset, cache: ResponseCache, asking: Asking) -> None:
+    def failing(calls: Iterator[Call[Any]]) -> Iterator[Outcome[Any]]:
+        for place, outcome in enumerate(asking()(calls)):
+            if place == 10:
+                raise ZeroDivisionError
+            yield outcome
+
+    with pytest.raises(ZeroDivisionError):
+        run(STAGE, dataset, failing)
+    assert len(records(dataset)) == 10
