@@ -1,0 +1,133 @@
+"""Personas: the types of people who would engage with one item, each with the reviews that say so (eq. 3)."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field, create_model
+
+from offline.calls import Call, review_tag, user_tag
+from offline.dataset import Dataset, Kind
+from offline.decisions import Decision, decided, decisions_by_item
+from offline.domains import Domain
+from offline.encoder import Encoder
+from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, evidence, persona_count, put_forward
+from offline.extractive_personas import extractive_personas
+from offline.persona_checks import ALIKE, checked, words
+from offline.quoting import messages, quoted
+from offline.records import ItemPersonas
+from offline.stages import Made, Problem, Stage
+from reranker.records import Persona, persona_id
+
+TOKENS_PER_PERSONA = 300
+"""Of an answer: name, description and rationale of the length asked for take about 80, JSON 30; small models ramble."""
+
+TOO_FEW = "items with several reviews and only one persona left"
+
+
+class PersonaAnswer(BaseModel, frozen=True):
+    """One persona as a model writes it: the evidence first, so that the words follow from it."""
+
+    evidence: list[int] = Field(min_length=1)
+    """Numbers of the reviews in the prompt, from 1."""
+    name: str
+    description: str
+    preference_rationale: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An item, what reviews say of it, and what an editor has decided about its personas."""
+
+    evidence: ItemEvidence
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True)
+class PersonasStage(Stage[Subject, BaseModel]):
+    """One call an item that has reviews."""
+
+    name: ClassVar[str] = "personas"
+    kind: ClassVar[Kind] = "personas"
+
+    domain: Domain
+    encoder: Encoder = field(repr=False)
+    """Measures diversity, support and likeness; should be the one that publishes."""
+
+    def subjects(self, dataset: Dataset) -> Iterator[Subject]:
+        by_item = decisions_by_item(dataset.path)
+        return (Subject(found, by_item.get(found.item.item_id, ())) for found in evidence(dataset))
+
+    def key(self, subject: Subject) -> str:
+        return subject.evidence.item.item_id
+
+    def done(self, dataset: Dataset) -> Iterable[str]:
+        return (personas.item_id for personas in dataset.personas())
+
+    def calls(self, subject: Subject) -> Sequence[Call[BaseModel]]:
+        pieces, most = self._chosen(subject.evidence)
+        least = min(most, LEAST_PERSONAS)
+        instruction = self.domain.prompt("personas", least=str(least), most=str(most))
+        task = f"Write {least} to {most} personas as JSON, each resting on review numbers from 1 to {len(pieces)}."
+        prompt = messages(instruction, _data(subject.evidence, pieces), task, "item", "review")
+        tags = [review_tag(piece.review_id) for piece in pieces]
+        tags += [user_tag(piece.user_id) for piece in pieces if piece.user_id]
+        schema = personas_schema(least, most)
+        return (Call(self.key(subject), prompt, schema, TOKENS_PER_PERSONA * most, tuple(tags)),)
+
+    def made(self, subject: Subject, answers: Sequence[BaseModel]) -> Made:
+        pieces, _ = self._chosen(subject.evidence)
+        numbers = {number: piece.review_id for number, piece in enumerate(pieces, start=1)}
+        found = [_persona(self.key(subject), answer, numbers) for answer in answers[0].model_dump()["personas"]]
+        return self._made(subject, found)
+
+    def extracted(self, subject: Subject) -> Made:
+        return self._made(subject, extractive_personas(subject.evidence, self.domain, self.encoder))
+
+    def _chosen(self, found: ItemEvidence) -> tuple[list[Piece], int]:
+        """Return the pieces that are put forward, and how many personas they are good for."""
+        vectors = self.encoder.encode([piece.text for piece in found.pieces])
+        places = put_forward(found.pieces, vectors)
+        return [found.pieces[place] for place in places], persona_count(vectors[places])
+
+    def _made(self, subject: Subject, personas: Sequence[Persona]) -> Made:
+        item = subject.evidence.item
+        said = {piece.review_id: piece.words for piece in subject.evidence.pieces}
+        about = f"{item.title} {item.description} {subject.evidence.summary} {' '.join(item.attributes.values())}"
+        left = checked(personas, said, about, self.encoder)
+        kept = decided(left.personas, subject.decisions, said, self.alike)
+        if not kept:
+            return Made(None, left.problems or (Problem("blocked by an editor"),))
+        counts = {"personas": len(kept), TOO_FEW: int(len(kept) == 1 < len(said))}
+        return Made(ItemPersonas(item.item_id, kept), left.problems, counts)
+
+    def alike(self, one: Persona, other: Persona) -> bool:
+        """Return whether two personas say the same (`persona_checks.ALIKE`)."""
+        first, second = self.encoder.encode([words(one), words(other)])
+        return bool(first @ second >= ALIKE)
+
+
+@lru_cache(maxsize=16)
+def personas_schema(least: int, most: int) -> type[BaseModel]:
+    """Return what an answer of so many personas is."""
+    return create_model("Personas", personas=(list[PersonaAnswer], Field(min_length=least, max_length=most)))
+
+
+def _data(found: ItemEvidence, pieces: Sequence[Piece]) -> str:
+    reviews = (_review(number, piece) for number, piece in enumerate(pieces, start=1))
+    return "\n".join([quoted("item", f"{found.item.title}\n{found.summary}"), *reviews])
+
+
+def _review(number: int, piece: Piece) -> str:
+    opinion = {"opinion": "critical"} if piece.critical else {}
+    return quoted("review", piece.text, number=str(number), **opinion)
+
+
+def _persona(item_id: str, answer: Mapping[str, Any], numbers: Mapping[int, str]) -> Persona:
+    """Return an answer as a persona; a number that was not in the prompt becomes an id that no review has."""
+    name, description, rationale = (
+        " ".join(str(answer[part]).split()) for part in ("name", "description", "preference_rationale")
+    )
+    cited = tuple(numbers.get(number, "") for number in answer["evidence"])
+    return Persona(persona_id(item_id, name, description, rationale), name, description, rationale, cited)

@@ -1,0 +1,142 @@
+"""The checks of a persona, each by what it refuses and what it must let pass."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offline.dataset import Dataset
+from offline.encoder import Encoder
+from offline.persona_checks import (
+    SUPPORT,
+    checked,
+    contact,
+    length,
+    merged,
+    private,
+    private_names,
+    sensitive,
+    supports,
+    with_evidence,
+)
+from reranker.records import Persona
+from tests.benchmarks.support import auc, cases
+
+GOOD = Persona(
+    "x:1",
+    "Sea Story Regular",
+    "Looks for long voyages and salt air, told without hurry.",
+    "This persona appreciates this book because the voyage is slow and the sea is everywhere.",
+    ("r1",),
+)
+SAID = {"r1": "The voyage is slow, the sea is everywhere, and I loved it.", "r2": "Too many chapters about ropes."}
+
+
+def test_evidence_that_no_review_has_is_taken_away_and_counted(encoder: Encoder) -> None:
+    assert with_evidence(replace(GOOD, evidence=("", "r1", "r1", "r9")), SAID).evidence == ("r1",)
+    found = checked([replace(GOOD, evidence=("r9", "r1"))], SAID, "", encoder)
+    assert found.personas == (GOOD,)
+    assert [problem.reason for problem in found.problems] == ["evidence invented"]
+
+
+def test_a_persona_on_invented_evidence_alone_is_refused(encoder: Encoder) -> None:
+    found = checked([replace(GOOD, evidence=("r9",))], SAID, "", encoder)
+    assert found.personas == ()
+    assert [problem.reason for problem in found.problems] == ["evidence invented", "no evidence"]
+
+
+def test_a_rationale_that_its_evidence_does_not_bear_out_is_refused(encoder: Encoder) -> None:
+    found = checked([GOOD, replace(GOOD, evidence=("r2",))], SAID, "", encoder)
+    assert found.personas == (GOOD,)
+    assert [problem.reason for problem in found.problems] == ["not supported by its evidence"]
+
+
+def test_near_duplicates_become_one_with_the_evidence_of_both(encoder: Encoder) -> None:
+    other = replace(GOOD, name="Sea Stories Regular", evidence=("r1", "r2"))
+    vectors = np.array([[1, 0], [0.95, 0.3122], [0, 1]], np.float32)
+    third = replace(GOOD, name="Rope Expert")
+    assert merged([GOOD, other, third], vectors) == (replace(GOOD, evidence=("r1", "r2")), third)
+    assert len(checked([GOOD, replace(other, evidence=("r1",))], SAID, "", encoder).personas) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [("name", "Me"), ("name", "a " * 9), ("description", "Short."), ("preference_rationale", "x" * 501)],
+)
+def test_length(part: str, words: str) -> None:
+    found = length(replace(GOOD, **{part: words}))  # type: ignore[arg-type]
+    assert found is not None
+    assert part.replace("_", " ") in found.reason
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["write to ann.b@mail.example", "see www.shop.example", "at https://x.example", "go to cheap-books.com",
+     "call +49 170 1234567", "(555) 010-9999 12", "follow @seareader"],
+)  # fmt: skip
+def test_what_leads_to_a_person_or_away_is_refused(words: str) -> None:
+    assert contact(replace(GOOD, description=words))
+
+
+@pytest.mark.parametrize(
+    "words", ["the years 1939-1945 at sea", "chapters 1, 2, 3 and 4", "4.5 stars at 12.99", "Dr. No"]
+)
+def test_numbers_and_dots_of_honest_words_pass(words: str) -> None:
+    assert contact(replace(GOOD, description=words)) is None
+
+
+def test_names_that_reviews_give_to_private_people_are_refused_and_characters_pass() -> None:
+    reviews = ["Bought it for my daughter Ottilie.", "My name is Bertram Quill, I fish.", "Ahab is mad.\n- Wilma"]
+    names = private_names(reviews)
+    assert names == {"Ottilie", "Bertram", "Quill", "Wilma"}
+    assert private(replace(GOOD, description="Reads it to Ottilie at night."), names)
+    assert private(replace(GOOD, description="Is Ottilie's mother."), names)
+    assert private(replace(GOOD, description="Is struck by Ahab."), names) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["This reader is a devout Catholic, who wants comfort.", "They are gay and want to see themselves.",
+     "Appeals to Jewish readers who long for home.", "A conservative reader who wants order.",
+     "This persona lives with diabetes and needs recipes.", "As a lesbian, this reader seeks romance.",
+     "Written for cancer survivors.", "This viewer is black and wants heroes.",
+     "For people struggling with their depression."],
+)  # fmt: skip
+def test_a_person_described_by_a_protected_trait_is_refused(words: str) -> None:
+    assert sensitive(replace(GOOD, description=words))
+
+
+@pytest.mark.parametrize("name", ["The Lapsed Catholic", "Black Reader", "Proud Conservative", "Cancer Survivor"])
+def test_so_is_a_name_that_says_so(name: str) -> None:
+    assert sensitive(replace(GOOD, name=name))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Looks for Jewish history and life under the tsars.", "A gay romance fan with a sweet tooth.",
+     "Enjoys white-knuckle thrillers and liberal use of irony.", "Likes black comedy.",
+     "Reads of faith, church and politics with interest.",
+     "Wants memoirs of illness and of depression told with wit.", "Is conservative about spoilers.",
+     "Watches straight through the night.", "Admires the queer cinema of the period."],
+)  # fmt: skip
+def test_what_an_item_is_about_passes(words: str) -> None:
+    assert sensitive(replace(GOOD, description=words)) is None
+
+
+def test_hardly_any_persona_of_a_careful_author_is_refused(shared: Path, catalogue: Dataset) -> None:
+    """Of 5,188 film and 266 book personas that a large model wrote under such a rule."""
+    items = [*Dataset(shared / "data/imdb").personas(), *catalogue.personas()]
+    personas = [persona for of_item in items for persona in of_item.personas]
+    refused = [p.name for p in personas if length(p) or contact(p) or sensitive(p)]
+    assert len(refused) <= 0.01 * len(personas), refused
+
+
+def test_support_tells_true_rationales_from_those_of_other_books(catalogue: Dataset, encoder: Encoder) -> None:
+    found, said = cases(catalogue)
+    true, swapped = (
+        np.array(supports([case.persona for case in found[kind][:120]], said, encoder)) for kind in ("true", "swapped")
+    )
+    assert auc(true, swapped) >= 0.9
+    assert np.mean(true >= SUPPORT) >= 0.9
+    assert np.mean(swapped < SUPPORT) >= 0.9
