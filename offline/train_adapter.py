@@ -16,21 +16,25 @@ import torch
 from torch.nn.functional import normalize
 
 from offline.adapter import Adapter, Head
-from offline.adapter_data import Batch, Deal, TrainingData, UserEvents, batch_of
-from offline.errors import DatasetError
-from offline.measures import ndcg_of_ranks
+from offline.training import (
+    EXAMS,
+    TARGETS,
+    Point,
+    best_by_item,
+    best_of,
+    contested,
+    finished,
+    ndcg_of,
+    profiles_of,
+    require_users,
+    run,
+    split,
+)
+from offline.training_data import Batch, Deal, TrainingData, UserEvents, batch_of
 from offline.training_states import StateFile
 
-# Of all users: enough that trials differ by more than the noise of a hundred users' ranks, little to train without.
-HELD_OUT = 0.2
-# A fifth of fewer is a handful, and a handful chooses at random.
-MIN_USERS = 20
-# Deals of each held-out user's items: the curve of a single one is so rough that trials stop on noise.
-EXAMS = 4
 # Users of one step. A step costs mostly the catalogue, an epoch takes as many steps as there are batches.
 BATCH_USERS = 128
-# Targets are dealt between these shares of a user's items: short histories are met as often as long ones.
-TARGETS = (0.2, 0.8)
 # Items of a softmax. A step's time and memory grow with them: beyond a catalogue of so many they are sampled.
 COMPETITORS = 20_000
 
@@ -59,21 +63,6 @@ GRID = (Settings(), Settings(temperature=0.1), Settings(rank=16, weight_decay=1.
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One epoch."""
-
-    epoch: int
-    """Epochs trained; 0: the untouched encoder."""
-    loss: float
-    """Mean over the epoch's queries, nats; NaN before the first."""
-    ndcg: float
-    """Of held-out users' targets, each by its rank in the whole catalogue; NaN where nobody is held out.
-
-    Uncut: at 10 most queries of a large catalogue score 0, and trials stop on noise.
-    """
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """One setting and how its training went."""
 
@@ -83,7 +72,7 @@ class Trial:
     @property
     def best(self) -> Point:
         """The epoch at which held-out users did best, the earlier of equals."""
-        return max(self.points, key=lambda point: point.ndcg)
+        return best_of(self.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +129,8 @@ def train_adapter(
     with the same weights. report: told every epoch.
     Raises DatasetError if there are too few users to hold some out.
     """
-    _require_users(data)
-    held_out, others = _split(data.users, seed)
+    require_users(data, "an adapter")
+    held_out, others = split(data.users, seed)
     stages = len(grid) + 1
     trials = []
     for number, settings in enumerate(grid, start=1):
@@ -194,10 +183,8 @@ class Fit:
 
     @property
     def finished(self) -> bool:
-        epoch = self.points[-1].epoch
-        best = max(self.points, key=lambda point: point.ndcg)
-        gained_nothing = self.exam is not None and epoch - best.epoch >= self.settings.patience
-        return epoch >= self.settings.epochs or gained_nothing
+        patience = self.settings.patience if self.exam else self.settings.epochs
+        return finished(self.points, self.settings.epochs, patience)
 
     def advance(self) -> None:
         """Train an epoch. Its randomness depends on seed and epoch alone, so that a resumed training repeats it."""
@@ -238,15 +225,8 @@ class Fit:
     def similarities(self, batch: Batch) -> torch.Tensor:
         """Return each profile's similarity to every vector an item can be found by, shape (profiles, vectors)."""
         events = _mapped(self.events[torch.from_numpy(batch.vectors)], self.parameters, "interactions")
-        profiles = normalize(torch.from_numpy(batch.shares) @ events, dim=1)
-        return profiles @ _mapped(self.personas[self._contested(batch)[0]], self.parameters, "personas").T
-
-    def _contested(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the vectors of the batch's items, and the place in `batch.items` of the item of each."""
-        starts, counts = self.data.offsets[batch.items], np.diff(self.data.offsets)[batch.items]
-        heads = np.cumsum(counts) - counts
-        rows = np.arange(counts.sum()) + np.repeat(starts - heads, counts)
-        return torch.from_numpy(rows), torch.from_numpy(np.repeat(np.arange(len(batch.items)), counts))
+        personas = _mapped(self.personas[contested(self.data, batch)[0]], self.parameters, "personas")
+        return profiles_of(batch, events) @ personas.T
 
     def _batches(self, random: np.random.Generator) -> Iterator[Batch]:
         order = random.permutation(len(self.users))
@@ -256,9 +236,9 @@ class Fit:
             yield batch_of(self.data, [self.users[place] for place in order[start : start + BATCH_USERS]], deal, random)
 
     def _step(self, batch: Batch) -> float:
-        rows, owners = self._contested(batch)
+        rows, owners = contested(self.data, batch)
         similarities = self.similarities(batch) / self.settings.temperature
-        loss = _loss(similarities, _best(similarities, owners, len(batch.items)), rows, batch)
+        loss = _loss(similarities, best_by_item(similarities, owners, len(batch.items)), rows, batch)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -268,23 +248,8 @@ class Fit:
     def _ndcg(self) -> float:
         if self.exam is None:
             return float("nan")
-        best = _best(self.similarities(self.exam), self._contested(self.exam)[1], len(self.exam.items))
-        profiles, targets = torch.from_numpy(self.exam.profiles), torch.from_numpy(self.exam.targets)
-        others = best.masked_fill(torch.from_numpy(self.exam.seen), -torch.inf)[profiles]
-        ranks = 1 + (others > best[profiles, targets][:, None]).sum(1)
-        return ndcg_of_ranks(ranks.tolist(), self.data.items)
-
-
-def run(fit: Fit, state: StateFile | None, report: Callable[[Point], None]) -> None:
-    """Train to the end, from the state that is kept, if there is one of this very training."""
-    if state and (kept := state.read(fit.key)):
-        fit.restore(kept)
-    report(fit.points[-1])
-    while not fit.finished:
-        fit.advance()
-        if state:
-            state.write(fit.state())
-        report(fit.points[-1])
+        best = best_by_item(self.similarities(self.exam), contested(self.data, self.exam)[1], len(self.exam.items))
+        return ndcg_of(best, self.exam, self.data.items)
 
 
 def _loss(similarities: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -295,12 +260,6 @@ def _loss(similarities: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, ba
     positives = torch.where(judged >= 0, similarities[profiles, places], best[profiles, targets])
     others = torch.logsumexp(best.masked_fill(torch.from_numpy(batch.seen), -torch.inf), dim=1)
     return (torch.logaddexp(others[profiles], positives) - positives).mean()
-
-
-def _best(similarities: torch.Tensor, owners: torch.Tensor, items: int) -> torch.Tensor:
-    """Return the best similarity of each item, shape (profiles, items)."""
-    nothing = torch.full((len(similarities), items), -torch.inf)
-    return nothing.scatter_reduce(1, owners.expand(len(similarities), -1), similarities, "amax")
 
 
 def _mapped(vectors: torch.Tensor, parameters: Mapping[str, torch.Tensor], side: str) -> torch.Tensor:
@@ -317,21 +276,6 @@ def _heads(dimension: int, rank: int, seed: int) -> dict[str, torch.nn.Parameter
         heads[f"{side}.down"] = torch.nn.Parameter(down)
         heads[f"{side}.up"] = torch.nn.Parameter(torch.zeros(rank, dimension))
     return heads
-
-
-def _split(users: Sequence[UserEvents], seed: int) -> tuple[list[UserEvents], list[UserEvents]]:
-    """Return the users held out to choose by, and the others."""
-    order = np.random.default_rng(seed).permutation(len(users))
-    held = round(HELD_OUT * len(users))
-    return [users[place] for place in order[:held]], [users[place] for place in order[held:]]
-
-
-def _require_users(data: TrainingData) -> None:
-    if len(data.users) < MIN_USERS:
-        raise DatasetError(
-            f"too few users to train an adapter: {len(data.users)} have interactions with two items of the index or "
-            f"more, and it takes {MIN_USERS}. Add interactions, or go on without an adapter"
-        )
 
 
 def _staged(report: Report, stage: int, stages: int, settings: Settings) -> Callable[[Point], None]:

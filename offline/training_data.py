@@ -1,4 +1,4 @@
-"""What an adapter is trained on: vectors of the frozen encoder, and for each user which items go with which events."""
+"""What is trained on: vectors of the encoder as it is, and for each user which items go with which events."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +30,7 @@ class UserEvents:
     """The persona that was judged to explain the event (eq. 5), as a row of persona_vectors; -1: not judged."""
     strengths: NDArray[np.float32]
     """What each event says for its item (`reranker.feedback`); 0: nothing, so it is neither history nor target."""
+    user_id: str = ""
 
     @property
     def likes(self) -> Rows:
@@ -55,6 +56,8 @@ class TrainingData:
     """Judged events among them."""
     alignments_left_out: int
     """Alignments whose item or history is not all in the user's interactions, or whose persona is not in the index."""
+    said: tuple[tuple[str, str], ...] = ()
+    """User and item of each vector of aspects, in the order of those rows of event_vectors."""
 
     @property
     def items(self) -> int:
@@ -91,7 +94,10 @@ def training_data(
     judged = dict(_judged(given, histories, materials.index))
     arrays = materials.index.single.arrays
     vectors = list(arrays.interactions)
-    users = [_user_events(user_id, events, materials.index, judged, vectors) for user_id, events in histories.items()]
+    said: list[tuple[str, str]] = []
+    users = [
+        _user_events(user_id, events, materials.index, judged, vectors, said) for user_id, events in histories.items()
+    ]
     kept = tuple(user for user in users if len(user.likes) > 1)
     return TrainingData(
         space=materials.index.space,
@@ -101,6 +107,7 @@ def training_data(
         users=kept,
         alignments=sum(int((user.judged >= 0).sum()) for user in kept),
         alignments_left_out=len(given) - len(judged),
+        said=tuple(said),
     )
 
 
@@ -116,26 +123,33 @@ def _judged(
 
 
 def _user_events(
-    user_id: str, events: Sequence[Event], index: Index, judged: Mapping[tuple[str, str], int], vectors: list[Vector]
+    user_id: str,
+    events: Sequence[Event],
+    index: Index,
+    judged: Mapping[tuple[str, str], int],
+    vectors: list[Vector],
+    said: list[tuple[str, str]],
 ) -> UserEvents:
+    """Give each event its vector as `reranker.profile` would: its aspects', added to `vectors`, or its item's.
+
+    `said` is told whose the added ones are.
+    """
     places = index.locate([event.item_id for event in events])
     known = [event for event, held in zip(events, places.held.tolist(), strict=True) if held]
     items = places.rows[places.held]
-    rows = [_vector_row(event, int(item), vectors) for event, item in zip(known, items, strict=True)]
+    rows = items.copy()
+    for number, event in enumerate(known):
+        if event.aspects_vector is not None:
+            rows[number] = len(vectors)
+            vectors.append(event.aspects_vector)
+            said.append((user_id, event.item_id))
     return UserEvents(
         items=items,
-        vectors=np.array(rows, np.int64),
+        vectors=rows,
         judged=np.array([judged.get((user_id, event.item_id), -1) for event in known], np.int64),
         strengths=np.array([ORDINARY.weight(event) for event in known], np.float32),
+        user_id=user_id,
     )
-
-
-def _vector_row(event: Event, item: int, vectors: list[Vector]) -> int:
-    """Return where the event's vector stands, as `reranker.profile` would choose it: its aspects', else its item's."""
-    if event.aspects_vector is None:
-        return item
-    vectors.append(event.aspects_vector)
-    return len(vectors) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +182,8 @@ class Deal:
     gamma: float
     competitors: int
     """At most so many items compete, drawn at random; targets compete always."""
+    most: int | None = None
+    """Targets of a user at most; None: any number."""
 
 
 def batch_of(data: TrainingData, users: Sequence[UserEvents], deal: Deal, random: np.random.Generator) -> Batch:
@@ -197,7 +213,7 @@ def _dealt(user: UserEvents, deal: Deal, random: np.random.Generator) -> tuple[R
     count = min(max(round(deal.targets * len(distinct)), 1), len(distinct) - 1)
     aimed = random.permutation(len(distinct))[:count]
     history = liked[~np.isin(user.items[liked], distinct[aimed])]
-    return history[: deal.history_length], liked[firsts[aimed]]
+    return history[: deal.history_length], liked[firsts[aimed[: deal.most]]]
 
 
 def _shares(histories: Sequence[tuple[Rows, NDArray[np.float32]]], gamma: float) -> tuple[Rows, NDArray[np.float32]]:
