@@ -1,5 +1,6 @@
 """The demo: a small bundled catalogue through every real piece, in a temporary folder that is gone afterwards."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from offline.records import Interaction
 from offline.splits import Fold, cross_validation
 from offline.tuning import tune
 from offline.vector_cache import CachedEncoder
-from persona4rec import tables
+from persona4rec import demo_streaming, tables
 from persona4rec.milvus_lite import milvus_at
 from reranker.client import RerankerClient
 from reranker.errors import Persona4RecError
@@ -83,11 +84,21 @@ def run(console: Console) -> None:
             _load_histories(dataset, interactions, encoder, folder / "histories.sqlite")
         with console.status("judging on held-out interactions"), watch.timing("tune and judge"):
             evaluation, choice = _judge(dataset, interactions, encoder)
+        missing = demo_streaming.broker_missing()
+        kafka = None if missing else stack.enter_context(demo_streaming.broker(folder, _free_port()))
         with console.status("starting the server"), watch.timing("start the server"):
-            client = stack.enter_context(_served(folder, milvus, choice))
+            client = stack.enter_context(_served(folder, milvus, choice, kafka))
+        if kafka:
+            # They are ready when they are needed.
+            stack.enter_context(demo_streaming.consumers(folder, kafka, milvus, CATALOGUE))
         _readers(console, client)
         _before_and_after(console, client, folder / "histories.sqlite")
         _control(console, evaluation, choice)
+        if kafka:
+            with watch.timing("a review through Kafka to the next ranking"):
+                _journey(console, client, kafka)
+        else:
+            console.print(f"\nLeft out: the streaming act; {missing}.", style="dim")
         _where_time_went(console, watch, client)
 
 
@@ -133,7 +144,7 @@ def _judge(dataset: Dataset, interactions: Sequence[Interaction], encoder: Embed
 
 
 @contextmanager
-def _served(folder: Path, milvus: str, choice: Choice) -> Iterator[RerankerClient]:
+def _served(folder: Path, milvus: str, choice: Choice, kafka: str | None) -> Iterator[RerankerClient]:
     """Run the real server as a process of its own, as `persona4rec serve` does."""
     port = _free_port()
     flags = {
@@ -151,7 +162,7 @@ def _served(folder: Path, milvus: str, choice: Choice) -> Iterator[RerankerClien
     command = [sys.executable, "-m", "persona4rec", "serve", *(f"--{name}={value}" for name, value in flags.items())]
     with (
         (folder / "server.log").open("wb") as output,
-        subprocess.Popen(command, stdout=output, stderr=output) as server,
+        subprocess.Popen(command, stdout=output, stderr=output, env=_environment(kafka)) as server,
     ):
         try:
             with RerankerClient(f"127.0.0.1:{port}") as client:
@@ -159,6 +170,22 @@ def _served(folder: Path, milvus: str, choice: Choice) -> Iterator[RerankerClien
                 yield client
         finally:
             server.terminate()
+
+
+def _environment(kafka: str | None) -> dict[str, str]:
+    """Return the environment of a server that follows the change feed there, if there is one."""
+    return {**os.environ, **({"PERSONA4REC_KAFKA_BOOTSTRAP": kafka} if kafka else {})}
+
+
+def _journey(console: Console, client: RerankerClient, kafka: str) -> None:
+    reader = demo_streaming.READER
+    items = client.recommend(reader, CANDIDATES, candidates=CANDIDATES).ranking.items
+    candidates = [(i.item_id, i.first_stage_score) for i in items if i.item_id != demo_streaming.BOOK]
+    titles = _titles(client, [demo_streaming.BOOK, *(item_id for item_id, _ in candidates)])
+    book = titles[demo_streaming.BOOK]
+    before, after = demo_streaming.journey(console, client, kafka, [*candidates], book)
+    console.print(f"The next ranking for {reader}, same candidates:")
+    console.print(_changed(before.ranking, after.ranking, titles, "after the review"))
 
 
 def _wait_until_ready(client: RerankerClient, server: "subprocess.Popen[bytes]", output: Path) -> None:
@@ -197,7 +224,7 @@ def _before_and_after(console: Console, client: RerankerClient, histories: Path)
     read = ", ".join(titles[item_id] for item_id in NEW_INTERACTIONS)
     console.print()
     console.print(f"[bold]{reader}[/] now reads {read}. Same candidates, next request:")
-    console.print(_changed(old, new, titles))
+    console.print(_changed(old, new, titles, "after three interactions"))
 
 
 def _interact(histories: Path, reader: str, now: int) -> None:
@@ -215,12 +242,12 @@ def _interact(histories: Path, reader: str, now: int) -> None:
     store.close()
 
 
-def _changed(old: pb.RerankResponse, new: pb.RerankResponse, titles: dict[str, str]) -> Table:
+def _changed(old: pb.RerankResponse, new: pb.RerankResponse, titles: dict[str, str], after: str) -> Table:
     places = {item.item_id: item.rank for item in old.items}
     table = Table(header_style="bold", pad_edge=False, expand=True)
     table.add_column("#", justify="right")
     table.add_column("before", ratio=2)
-    table.add_column("after three interactions", ratio=2)
+    table.add_column(after, ratio=2)
     table.add_column("was", justify="right")
     table.add_column("because", ratio=4)
     for was, item in list(zip(old.items, new.items, strict=True))[:SHOWN]:

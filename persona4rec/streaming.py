@@ -1,4 +1,4 @@
-"""The commands around Kafka: `ingest`, `produce`, and `dlq` for what could not be used."""
+"""The commands around Kafka: `ingest`, `worker`, `produce`, and `dlq` for what could not be used."""
 
 import logging
 from pathlib import Path
@@ -56,6 +56,62 @@ def ingest(
     logging.getLogger("kafka").setLevel(logging.ERROR)
     given = {"histories": histories, "group": group, "replay": replay, "metrics_port": metrics_port}
     ingest_until_stopped(from_flags(IngestSettings, given), _kafka(kafka))
+
+
+@commands.command("worker")
+def worker(
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PERSONA4REC_LLM",
+            metavar="URL|local=PATH|none",
+            help="An OpenAI-compatible endpoint, a GGUF model file that is served meanwhile, or none.",
+        ),
+    ] = None,
+    kafka: Bootstrap = None,
+    milvus: Annotated[str | None, typer.Option(help="Where Milvus answers [http://127.0.0.1:19530].")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="A SQLite file, shared by the workers of a host [worker.sqlite].")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Take over what is new here, and heed the editor's decisions.")
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="books, restaurants, movies, generic [generic].")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="As the index was published with.")] = None,
+    adapter: Annotated[Path | None, typer.Option(metavar="PATH", help="As the index was published with.")] = None,
+    group: Annotated[str | None, typer.Option(help="Consumer group [persona4rec-worker].")] = None,
+    replay: Annotated[
+        str | None, typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601 [committed].")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="/metrics and /health; 0 takes a free port [9466].")] = None,
+) -> None:
+    """Take reviews, items and erasures from Kafka; keep aspects, summaries and personas up with them until SIGTERM.
+
+    More processes of one group and state share the partitions. Every setting can also be an environment variable:
+    PERSONA4REC_WORKER_... (offline/worker_settings.py), PERSONA4REC_KAFKA_... and PERSONA4REC_LLM_...
+    """
+    kafka_settings = _kafka(kafka)
+    from offline.llm_settings import LlmSettings
+    from offline.worker_process import work
+    from offline.worker_settings import WorkerSettings
+    from persona4rec.arguments import from_flags
+
+    logging.getLogger("kafka").setLevel(logging.ERROR)
+    given = {
+        "llm": llm,
+        "milvus_uri": milvus,
+        "state": state,
+        "dataset": dataset,
+        "domain": domain,
+        "encoder": encoder,
+        "adapter": adapter,
+        "group": group,
+        "replay": replay,
+        "metrics_port": metrics_port,
+    }
+    work(from_flags(WorkerSettings, given), kafka_settings, from_flags(LlmSettings, {}))
 
 
 @commands.command("produce")

@@ -54,7 +54,7 @@ def read_change(topic: str, value: bytes | None, sent_at: int) -> UserChange:
     try:
         return _READERS[topic](value, sent_at)
     except ValidationError as error:
-        raise InvalidEventError(_told(error)) from None
+        raise InvalidEventError(told(error)) from None
 
 
 def _at_most(limit: int) -> AfterValidator:
@@ -159,7 +159,7 @@ def _vector(message: _Aspects) -> Vector | None:
     return np.asarray(vector / length, np.float32)
 
 
-def _told(error: ValidationError) -> str:
+def told(error: ValidationError) -> str:
     """Return field and fault without the value: it may be an id, and messages end up in headers and logs."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}" for fault in found[:3])

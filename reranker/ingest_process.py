@@ -4,12 +4,14 @@ import logging
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from reranker.config import IngestSettings
 from reranker.dead_letters import DeadLetters
 from reranker.errors import BrokerUnavailableError, ConfigurationError
 from reranker.events import TOPICS
+from reranker.group_metrics import GroupMetrics
 from reranker.health import Health, serve_monitoring
 from reranker.histories import WRITE_SECONDS, open_histories, shown_address
 from reranker.ingest import Ingest
@@ -31,7 +33,7 @@ def ingest(settings: IngestSettings, kafka: KafkaSettings) -> None:
     replay that cannot be understood or a port in use. Later outages are waited out.
     """
     replay_from = parse_replay(settings.replay, datetime.now(UTC))
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     metrics, health = IngestMetrics(), Health(patience=max(kafka.session_seconds, WRITE_SECONDS) * 2)
     metrics.healthy.set_function(lambda: 0 if health.told else 1)
     store = open_histories(settings.histories, WRITE_SECONDS)
@@ -40,7 +42,7 @@ def ingest(settings: IngestSettings, kafka: KafkaSettings) -> None:
     try:
         port = serve_monitoring(settings.host, settings.metrics_port, metrics.registry, health)
         _announce(settings, kafka, port)
-        threading.Thread(target=_count_dead_letters, args=(kafka, metrics, stop), name="dlq", daemon=True).start()
+        watch_dead_letters(kafka, TOPICS, metrics, stop)
         Ingest(consumer, store, letters, metrics, health, kafka, replay_from).run(stop)
     finally:
         consumer.close(timeout_ms=round(settings.stop_seconds * 1000))
@@ -71,17 +73,27 @@ def _milliseconds(moment: datetime) -> int:
     return max(1, int(moment.timestamp() * 1000))
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
 
 
-def _count_dead_letters(kafka: KafkaSettings, metrics: IngestMetrics, stop: threading.Event) -> None:
+def watch_dead_letters(
+    kafka: KafkaSettings, topics: Sequence[str], metrics: GroupMetrics, stop: threading.Event
+) -> None:
+    """Show how many dead letters wait of topics, from a thread of its own, until told to stop."""
+    threading.Thread(target=_count_dead_letters, args=(kafka, topics, metrics, stop), name="dlq", daemon=True).start()
+
+
+def _count_dead_letters(
+    kafka: KafkaSettings, topics: Sequence[str], metrics: GroupMetrics, stop: threading.Event
+) -> None:
     letters = DeadLetters(kafka)
     while not stop.is_set():
-        for topic in TOPICS:
+        for topic in topics:
             try:
                 metrics.dlq_depth.labels(kafka.topic(topic)).set(sum(1 for _ in letters.pending([topic])))
             except BrokerUnavailableError as error:

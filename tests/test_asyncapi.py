@@ -8,6 +8,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from google.protobuf.descriptor import FieldDescriptor
 
+from offline import worker_events
 from reranker import kafka
 from reranker.dead_letters import DeadLetter, _headers
 from reranker.errors import InvalidEventError
@@ -86,6 +87,22 @@ def test_ingest_requires_what_the_document_requires(topic: str) -> None:
             required.append(field)
     # A vector without its space is refused too, but neither is required.
     assert [field for field in required if field != "embeddingSpace"] == MESSAGES[message]["payload"]["required"]
+
+
+@pytest.mark.parametrize("topic", worker_events.TOPICS)
+def test_the_worker_requires_what_the_document_requires(topic: str) -> None:
+    message = next(iter(DOCUMENT["channels"][topic]["messages"]))
+    # A list of texts where ingest has numbers; of what is deleted no words are required.
+    whole = example(message) | ({"categories": ["x"]} if topic == kafka.ITEMS else {})
+    worker_events.read(topic, json.dumps(whole).encode(), 2_000_000_000_000)
+    required = []
+    for field in whole:
+        without = {name: value for name, value in whole.items() if name != field}
+        try:
+            worker_events.read(topic, json.dumps(without).encode(), 2_000_000_000_000)
+        except InvalidEventError:
+            required.append(field)
+    assert required == MESSAGES[message]["payload"]["required"]
 
 
 def test_a_dead_letter_has_the_headers_of_the_document() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import HTTPError, URLError
 
 import pytest
@@ -21,13 +21,14 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
 from reranker.dead_letters import Headers
-from reranker.kafka import DLQ_SUFFIX, INPUTS, KafkaSettings, producer
+from reranker.kafka import DLQ_SUFFIX, INPUTS, PUBLISHED, KafkaSettings, producer
 from tests.conftest import free_port
 from tests.integration.processes import PATIENCE_SECONDS, environment, eventually
 
 # The broker hands out a dead member's partitions after its session: the shorter, the shorter the tests.
 SESSION = {"KAFKA_SESSION_SECONDS": "6", "KAFKA_HEARTBEAT_SECONDS": "0.3"}
 PARTITIONS = 4
+KEYS = {"interactions": "userId", "aspects": "userId", "erasures": "userId", "reviews": "itemId", "items": "itemId"}
 
 _numbers = count()
 
@@ -44,6 +45,7 @@ class Broker:
         prefix = f"test{os.getpid()}-{next(_numbers)}-"
         settings = KafkaSettings(bootstrap=self.address, topic_prefix=prefix)
         topics = [settings.topic(name) + suffix for name in INPUTS for suffix in ("", DLQ_SUFFIX)]
+        topics.append(settings.topic(PUBLISHED))
         admin = KafkaAdminClient(bootstrap_servers=self.address)
         admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in topics])
         admin.close()
@@ -99,13 +101,18 @@ class IngestProcess:
     def output(self) -> Path:
         return self.folder / f"{self.name}-{id(self)}.log"
 
+    program: ClassVar[tuple[str, ...]] = ("-m", "persona4rec")
+
+    def command(self) -> list[str]:
+        return ["ingest", f"--histories={self.histories}"]
+
     def start(self, *flags: str) -> None:
         own = {"KAFKA_BOOTSTRAP": self.kafka.bootstrap, "KAFKA_TOPIC_PREFIX": self.kafka.topic_prefix, **SESSION}
-        where = [f"--histories={self.histories}", f"--group={self.group}", "--metrics-port=0"]
+        where = [f"--group={self.group}", "--metrics-port=0"]
         said_before = len(self.said())
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "persona4rec", "ingest", *where, *flags],
+                [sys.executable, *self.program, *self.command(), *where, *flags],
                 stdout=output,
                 stderr=output,
                 env=environment({**own, **self.settings}),
@@ -168,6 +175,51 @@ def ingesting(
             ingest.process.wait()
 
 
+# Encoder and all: what torch takes to load is not what these tests are about.
+WORKER_WITHOUT_TORCH = """
+import offline.worker_process
+from persona4rec.cli import main
+from tests.offline.encoders import Worded
+
+offline.worker_process.load_encoder = lambda name: Worded()
+main()
+"""
+
+
+@dataclass
+class WorkerProcess(IngestProcess):
+    """`persona4rec worker`, which can be killed and started again; `histories` is its state."""
+
+    name: str = "worker"
+    milvus: str = ""
+
+    program: ClassVar[tuple[str, ...]] = ("-c", WORKER_WITHOUT_TORCH)
+
+    def command(self) -> list[str]:
+        return ["worker", f"--state={self.histories}", f"--milvus={self.milvus}"]
+
+
+@contextmanager
+def working(
+    folder: Path,
+    kafka: KafkaSettings,
+    milvus: str,
+    *flags: str,
+    state: str = "worker.sqlite",
+    name: str = "worker",
+    **settings: str,
+) -> Iterator[WorkerProcess]:
+    """Run the worker until the block ends, with the stub of an encoder; `settings` are environment variables."""
+    worker = WorkerProcess(folder, kafka, str(folder / state), name, settings, milvus=milvus)
+    try:
+        worker.start(*flags)
+        yield worker
+    finally:
+        if worker.process:
+            worker.process.kill()
+            worker.process.wait()
+
+
 @dataclass(frozen=True)
 class Sent:
     """One event as it lies in the broker."""
@@ -180,12 +232,12 @@ class Sent:
 
 
 def send(kafka: KafkaSettings, events: Iterable[tuple[str, Mapping[str, Any]]], **given: Any) -> list[Sent]:
-    """Send events, (topic, fields) each, keyed by their user; return where they lie, once they are there."""
+    """Send events, (topic, fields) each, keyed by their item or user; return where they lie, once they are there."""
     events = list(events)
     producing = producer(kafka, linger_seconds=0.005)
     try:
         sent = [
-            producing.send(kafka.topic(topic), json.dumps(fields).encode(), fields["userId"].encode(), **given)
+            producing.send(kafka.topic(topic), json.dumps(fields).encode(), fields[KEYS[topic]].encode(), **given)
             for topic, fields in events
         ]
         found = [one.get(PATIENCE_SECONDS) for one in sent]

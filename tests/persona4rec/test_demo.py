@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from offline.dataset import Dataset
+from persona4rec import demo_streaming
 from persona4rec.demo import CATALOGUE, NEW_INTERACTIONS, READERS
 from tests.persona4rec.running import environment, eventually, processes_of
 
@@ -81,6 +82,15 @@ def test_every_act_is_shown_and_nothing_is_left(demo: Demo) -> None:
     assert code == 0, errors
     assert "Traceback" not in output + errors
     titles = {item.item_id: item.title for item in Dataset.open(CATALOGUE).items()}
+    book = titles[demo_streaming.BOOK]
+    journey = [
+        f"{demo_streaming.READER} reviews {book}, into Kafka",
+        "new personas after",
+        f"The next ranking for {demo_streaming.READER}, same candidates",
+        "after the review",
+    ]
+    if demo_streaming.broker_missing():
+        journey = ["Left out: the streaming act"]
     acts = [
         "Persona4Rec: rerank, and say why",
         f"{len(titles)} public-domain classics",
@@ -90,6 +100,7 @@ def test_every_act_is_shown_and_nothing_is_left(demo: Demo) -> None:
         "Does it help?",
         "shuffled",
         "NDCG@10",
+        *journey,
         "Where the time went",
         "median",
     ]

@@ -1,0 +1,218 @@
+"""Kafka to personas: reviews, items and erasures, taken into the worker's state; from there to histories and index.
+
+A batch is in the state, its reviews' aspects extracted and told to histories, before its offsets are committed; what it
+asks for later (a summary, personas, the index) is noted in the state with it. So a death at any moment loses nothing,
+and what is repeated finds its reply in the cache, its row in the state, its manifest in the index.
+"""
+
+import json
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+from kafka.errors import KafkaError
+from kafka.structs import TopicPartition
+
+from offline.aspects import AspectsStage
+from offline.calls import review_tag, user_tag
+from offline.encoder import Embedder
+from offline.errors import DatasetError, LlmError, WorkerStateError
+from offline.evidence import joined, piece
+from offline.reasoning import Reasoning
+from offline.records import ReviewAspects
+from offline.refresh import Refresh
+from offline.stages import Made
+from offline.text import interaction_text, summary_of
+from offline.worker_events import TOPICS, Changes, Erasure, Origin, ReviewChange, sort_out
+from offline.worker_metrics import WorkerMetrics
+from offline.worker_settings import WorkerSettings
+from offline.worker_state import KnownItem, WorkerState
+from reranker.dead_letters import DeadLetter, DeadLetters
+from reranker.errors import BrokerUnavailableError, IndexBusyError, IndexUnavailableError, Persona4RecError
+from reranker.group_member import GroupMember, Taken, delays
+from reranker.health import Health
+from reranker.kafka import ANSWER_SECONDS, ASPECTS, KafkaSettings, producer
+from reranker.records import Vector
+from reranker.v1 import events_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+# Aspects of one batch go out together.
+LINGER_SECONDS = 0.02
+
+_USER = re.compile(r'"user_?[iI]d"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+PASSING: tuple[type[Persona4RecError], ...] = (
+    WorkerStateError, LlmError, DatasetError, BrokerUnavailableError, IndexUnavailableError, IndexBusyError,
+)  # fmt: skip
+"""What others may mend while the worker waits: an endpoint, a broker, Milvus, a disk, an editor's file."""
+
+
+class Worker(GroupMember):
+    """Its share of the reviews, items and erasures."""
+
+    topics = TOPICS
+    passing = PASSING
+
+    def __init__(
+        self,
+        consumer: Any,
+        state: WorkerState,
+        reasoning: Reasoning,
+        aspects: AspectsStage,
+        refresh: Refresh,
+        embedder: Embedder,
+        letters: DeadLetters,
+        metrics: WorkerMetrics,
+        health: Health,
+        kafka: KafkaSettings,
+        settings: WorkerSettings,
+        replay_from: int | None = None,
+    ) -> None:
+        """`replay_from`: milliseconds since the epoch, 0 for the beginning; None: where the group left off."""
+        super().__init__(consumer, metrics, health, kafka, replay_from)
+        self._state = state
+        self._reasoning = reasoning
+        self._stage = aspects
+        self._refresh = refresh
+        self._embedder = embedder
+        self._letters = letters
+        self._counts = metrics
+        self._settings = settings
+        self._made_producer: Any = None
+        self._delays = delays()
+        self._wait_until = 0.0
+        reasoning.meanwhile = self.keep_place
+
+    def close(self) -> None:
+        if self._made_producer:
+            self._made_producer.close(timeout=ANSWER_SECONDS)
+
+    def take(self, records: list[Any]) -> Taken:
+        # What an earlier batch asked for comes first, also after a crash between the two.
+        self.between()
+        changes = sort_out(records, self._kafka.topic_prefix)
+        self._letters.put([letter for letter in changes.dead if not self._is_erased(letter)])
+        lost = self._state.apply(changes.found, self._settings.quiet, _now())
+        self._forget([change for change, _ in changes.found if isinstance(change, Erasure)])
+        # Nobody is shown words that rest on what is gone, however long the next ones take to be written.
+        self._refresh.publish(lost)
+        self._extract(changes)
+        return Taken(Counter(letter.topic for letter in changes.dead), changes.dated_ahead)
+
+    def between(self) -> None:
+        """Refresh what is due of our partitions. What fails is tried again later, while events are taken in."""
+        if time.monotonic() < self._wait_until:
+            return
+        try:
+            due = self._state.due(self._ours(), _now(), self._settings.refresh_items)
+            if due:
+                self._refresh.refresh(due, self._tell)
+            self._counts.due.set(self._state.count_due())
+        except self.passing as error:
+            self._trouble("refreshing", error)
+            self._wait_until = time.monotonic() + next(self._delays)
+        else:
+            self._health.fine("refreshing")
+            self._delays = delays()
+
+    def _ours(self) -> frozenset[Origin]:
+        assigned: Iterable[TopicPartition] = self._consumer.assignment()
+        return frozenset(Origin(where.topic, where.partition) for where in assigned)
+
+    # ---- reviews -----------------------------------------------------------------------------------------------------
+
+    def _extract(self, changes: Changes) -> None:
+        """Extract the aspects of the batch's reviews that have none yet, and tell histories of them."""
+        sent = [change.review for change, _ in changes.found if isinstance(change, ReviewChange)]
+        reviews = self._state.without_aspects({review.review_id for review in sent})
+        made = self._reasoning.made(self._stage, reviews)
+        for review, one, vector in zip(reviews, made, self._embedded(made), strict=True):
+            slots = one.record.aspects if isinstance(one.record, ReviewAspects) else None
+            if not self._state.keep_aspects(review, slots, vector):
+                # Changed, or erased by another process, while the LLM was asked: the reply was made of its words.
+                self._reasoning.forget(review_tag(review.review_id))
+            self._counts.aspects.labels("found" if slots else one.problems[0].reason).inc()
+        self._tell(list(dict.fromkeys(review.item_id for review in sent)))
+
+    def _embedded(self, made: Sequence[Made]) -> list[Vector | None]:
+        """Return the vectors of what reviews say, as they are told apart by; None where one says nothing."""
+        said = [one.record.aspects if isinstance(one.record, ReviewAspects) else None for one in made]
+        texts = [piece("", joined(slots), "", None, critical=False).text for slots in said if slots]
+        vectors = iter(self._refresh.encoder.encode(texts))
+        return [next(vectors) if slots else None for slots in said]
+
+    def _tell(self, item_ids: Sequence[str]) -> None:
+        """Send the aspects of items that are known and summarised, if nobody was told of them yet."""
+        for item_id in item_ids:
+            known = self._state.item(item_id)
+            if known is None or known.deleted or known.summary is None:
+                continue
+            if unsent := self._state.unsent(item_id):
+                self._send(known, unsent)
+                self._state.mark_sent(one.review_id for one in unsent)
+                self._counts.aspects_sent.inc(len(unsent))
+
+    def _send(self, known: KnownItem, unsent: Sequence[ReviewAspects]) -> None:
+        summary = summary_of(known.item, known.summary)
+        texts = [interaction_text(known.item, summary, one.aspects) for one in unsent]
+        vectors = self._embedder.interactions(texts)
+        topic = self._kafka.topic(ASPECTS)
+        try:
+            if self._made_producer is None:
+                self._made_producer = producer(self._kafka, LINGER_SECONDS)
+            sent = [
+                self._made_producer.send(topic, _record(one, vector, self._embedder.space), str(one.user_id).encode())
+                for one, vector in zip(unsent, vectors, strict=True)
+            ]
+            for one in sent:
+                one.get(ANSWER_SECONDS)
+        except KafkaError as error:
+            raise BrokerUnavailableError(f"cannot write to {topic}: {type(error).__name__}") from error
+
+    # ---- erasure -----------------------------------------------------------------------------------------------------
+
+    def _forget(self, erasures: Sequence[Erasure]) -> None:
+        if not erasures:
+            return
+        for erasure in erasures:
+            self._reasoning.forget(user_tag(erasure.user_id))
+        self._state.forget_pages()
+        self._letters.discard([letter for letter in self._letters.pending(TOPICS) if self._is_erased(letter)])
+
+    def _is_erased(self, letter: DeadLetter) -> bool:
+        """Return whether a letter is of a user who was erased after it was sent."""
+        user_id = user_of(letter)
+        return user_id is not None and letter.timestamp <= self._state.erased_until(user_id)
+
+
+def user_of(letter: DeadLetter) -> str | None:
+    """Return whose words a dead letter holds, as far as it says so; its value need not be JSON."""
+    found = _USER.search((letter.value or b"").decode(errors="replace"))
+    try:
+        return str(json.loads(found[1])) if found else None
+    except ValueError:
+        return None
+
+
+def _record(found: ReviewAspects, vector: Vector, space: str) -> bytes:
+    """Return the value of a record: reranker/v1/events.proto, Aspects, as protobuf JSON. Its event is the review."""
+    message = pb.Aspects(
+        event_id=found.review_id,
+        user_id=found.user_id or "",
+        item_id=found.item_id,
+        event_time=found.timestamp or 0,
+        aspects={slot: said for slot, said in found.aspects.items() if said},
+        vector=vector.tolist(),
+        embedding_space=space,
+        rating=found.rating,
+    )
+    return MessageToJson(message, indent=None, ensure_ascii=False).encode()
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,214 @@
+"""The worker's state: the same, however events come; and what is gone stays gone."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offline.errors import WorkerStateError
+from offline.records import Item, Review
+from offline.worker import user_of
+from offline.worker_events import Change, Erasure, ItemChange, Origin, ReviewChange, read
+from offline.worker_state import Due, Quiet, WorkerState
+from reranker.dead_letters import DeadLetter
+from reranker.errors import InvalidEventError
+from reranker.records import Persona
+
+HERE = Origin("reviews", 0)
+QUIET = Quiet(debounce=100, most=250)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[WorkerState]:
+    with closing(WorkerState(tmp_path / "state.sqlite", "space")) as opened:
+        yield opened
+
+
+@contextmanager
+def a_state() -> Iterator[WorkerState]:
+    with TemporaryDirectory() as folder, closing(WorkerState(Path(folder) / "state.sqlite", "space")) as opened:
+        yield opened
+
+
+def review(review_id: str, at: int = 1, text: str = "said", user_id: str = "ann", deleted: bool = False) -> Change:
+    return ReviewChange(Review(review_id, user_id, "emma", text, timestamp=at), at, deleted)
+
+
+def item(at: int, title: str, deleted: bool = False) -> Change:
+    return ItemChange(Item("emma", title), at, deleted)
+
+
+def apply(state: WorkerState, *changes: Change, now: int = 0) -> list[str]:
+    return state.apply([(change, HERE) for change in changes], QUIET, now)
+
+
+def extracted(state: WorkerState, *review_ids: str) -> None:
+    for found in state.without_aspects(review_ids):
+        state.keep_aspects(found, {"slot": found.text}, np.ones(2, np.float32))
+
+
+def persona(name: str, *evidence: str) -> Persona:
+    return Persona(f"emma:{name}", name, name, name, evidence)
+
+
+def seen(state: WorkerState) -> Any:
+    return state.item("emma"), state.without_aspects({"r1", "r2"})
+
+
+CHANGES = st.one_of(
+    st.builds(
+        review,
+        st.sampled_from(["r1", "r2"]),
+        st.integers(1, 4),
+        st.sampled_from("ab"),
+        st.sampled_from(["ann", "bob"]),
+        st.booleans(),
+    ),
+    st.builds(item, st.integers(1, 4), st.sampled_from("ab"), st.booleans()),
+    st.builds(Erasure, st.sampled_from(["ann", "bob"]), st.integers(1, 4)),
+)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_any_order_and_repetition_of_events_ends_in_the_same_state(data: st.DataObject) -> None:
+    # An id belongs to one user: with two, an erasure of the one could not know what the other's review replaced.
+    of_user = {"r1": "ann", "r2": "bob"}
+    changes = [
+        change
+        for change in data.draw(st.lists(CHANGES, max_size=8))
+        if not isinstance(change, ReviewChange) or of_user[change.review.review_id] == change.review.user_id
+    ]
+    order = data.draw(st.permutations([*changes, *changes[:3]]))
+    with a_state() as one, a_state() as other:
+        apply(one, *changes)
+        for change in order:
+            apply(other, change)
+        assert seen(one) == seen(other)
+
+
+def test_reviews_of_a_burst_wait_for_each_other_but_not_for_ever(state: WorkerState) -> None:
+    def due(now: int) -> list[str]:
+        return [one.item_id for one in state.due({HERE}, now, 10)]
+
+    apply(state, review("r1"), now=0)
+    assert (due(99), due(100)) == ([], ["emma"])
+    apply(state, review("r2"), now=90)
+    assert (due(189), due(190)) == ([], ["emma"])
+    apply(state, review("r3"), now=180)
+    assert (due(249), due(250)) == ([], ["emma"])
+    assert state.due({Origin("reviews", 1)}, 250, 10) == [], "of another process's partition"
+    apply(state, item(1, "Emma"), now=200)
+    assert due(200) == ["emma"]
+
+
+def test_a_change_that_comes_while_an_item_is_refreshed_is_not_lost(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"))
+    (due,) = state.due({HERE}, 0, 10)
+    apply(state, item(2, "Emma, again"))
+    state.done(due)
+    (again,) = state.due({HERE}, 0, 10)
+    assert again == Due("emma", withdrawn=False, changes=2)
+    state.done(again)
+    assert state.count_due() == 0
+
+
+def test_the_same_event_again_asks_for_nothing(state: WorkerState) -> None:
+    events = item(1, "Emma"), review("r1")
+    apply(state, *events)
+    extracted(state, "r1")
+    for due in state.due({HERE}, 10_000, 10):
+        state.done(due)
+    apply(state, *events)
+    assert state.count_due() == 0
+    assert state.without_aspects({"r1"}) == []
+
+
+def test_personas_that_rest_on_what_is_gone_go_with_it(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"), review("r1"), review("r2", user_id="bob"))
+    extracted(state, "r1", "r2")
+    both, other = persona("both", "r1", "r2"), persona("other", "r2")
+    assert state.keep_personas("emma", [both, other], ["r1", "r2"]) == []
+    assert apply(state, Erasure("ann", 5)) == ["emma"]
+    assert state.personas("emma") == (other,)
+    (due,) = state.due({HERE}, 0, 10)
+    assert due.withdrawn
+    assert state.keep_personas("emma", [both], ["r1", "r2"]) == ["r1"], "written while the user was erased"
+    assert state.personas("emma") == (other,)
+    apply(state, review("r1", at=5), review("r1", at=2))
+    assert state.without_aspects({"r1"}) == []
+    apply(state, review("r1", at=6))
+    assert len(state.without_aspects({"r1"})) == 1
+
+
+def test_aspects_of_a_review_that_changed_meanwhile_are_not_kept(state: WorkerState) -> None:
+    apply(state, review("r1"))
+    (before,) = state.without_aspects({"r1"})
+    apply(state, review("r1", at=2, text="other"))
+    assert not state.keep_aspects(before, {"slot": "said"}, None)
+    assert [found.text for found in state.without_aspects({"r1"})] == ["other"]
+
+
+def test_vectors_of_another_space_are_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with closing(WorkerState(path, "one")) as state:
+        apply(state, item(1, "Emma"), review("r1"))
+        extracted(state, "r1")
+        assert state.reviews("emma").vectors[0] is not None
+    with closing(WorkerState(path, "two")) as state:
+        assert state.reviews("emma").vectors == (None,)
+
+
+def test_rewrites_are_counted_for_an_hour(state: WorkerState) -> None:
+    state.rewritten(100, 10)
+    state.rewritten(200, 20)
+    assert state.rewrites(since=100) == (2, 30)
+    assert state.rewrites(since=101) == (1, 20)
+
+
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    path.write_bytes(b"no database, certainly" * 100)
+    with pytest.raises(WorkerStateError, match=r"state\.sqlite"):
+        WorkerState(path, "space")
+
+
+@pytest.mark.parametrize(
+    ("topic", "value", "told"),
+    [
+        ("reviews", None, "no value"),
+        ("reviews", b'{"reviewId":"r","userId":"u","itemId":"i","eventTime":1}', "text: empty"),
+        ("reviews", b'{"reviewId":"r","userId":"u","itemId":"","eventTime":1,"text":"x"}', "itemId"),
+        ("items", b'{"itemId":"i","eventTime":1,"title":"%s"}' % (b"x" * 4097), "title: 4097 bytes"),
+        ("items", b"[]", "value"),
+        ("erasures", b'{"eventId":"e","userId":"u"}', "eventTime"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_by_its_field(topic: str, value: bytes | None, told: str) -> None:
+    with pytest.raises(InvalidEventError, match=told):
+        read(topic, value, 10)
+
+
+def test_a_review_dated_ahead_is_of_the_time_it_was_sent() -> None:
+    change, ahead = read("reviews", b'{"reviewId":"r","userId":"u","itemId":"i","eventTime":11,"text":"x"}', 10)
+    assert isinstance(change, ReviewChange)
+    assert (change.event_time, change.review.timestamp, ahead) == (10, 10, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "user_id"),
+    [
+        (b'{"userId":"ann"}', "ann"),
+        (b'{"user_id" : "a\\"nn", "text": "torn', 'a"nn'),
+        (b"\xff", None),
+        (None, None),
+    ],
+)
+def test_a_dead_letter_says_whose_it_is_as_far_as_it_can_be_read(value: bytes | None, user_id: str | None) -> None:
+    assert user_of(DeadLetter("reviews", 0, 0, 1, b"emma", value, (), "E", "why")) == user_id
