@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Two at a time, each file in one process: what a file's tests share is started once, and a small machine holds two.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help demo test test-unit soak lint protos clean
 
@@ -19,10 +21,10 @@ demo: $(STAMP) ## A small catalogue through the whole pipeline, in a few minutes
 	$(BIN)/persona4rec demo
 
 test: $(STAMP) ## Everything that must hold before a change lands
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-unit: $(STAMP) ## The part of it that starts no server
-	$(BIN)/pytest -m 'not integration and not soak'
+	$(BIN)/pytest $(PARALLEL) -m 'not integration and not soak'
 
 soak: $(STAMP) ## The long forms of the fault tests: half an hour and more
 	$(BIN)/pytest -m soak

@@ -1,9 +1,10 @@
 """What people read of an adapter: a model card, and a plot of its training."""
 
-from io import BytesIO
-
-from offline.adapter_data import TrainingData
-from offline.train_adapter import HELD_OUT, Settings, Trained, Trial
+from offline.train_adapter import Settings, Trained, Trial
+from offline.training import HELD_OUT
+from offline.training_data import TrainingData
+from offline.training_plot import Curve
+from offline.training_plot import plot as plot_curves
 
 
 def card(trained: Trained, data: TrainingData, picture: str) -> str:
@@ -41,24 +42,9 @@ not, run `persona4rec evaluate --train-adapter`.
 
 
 def plot(trained: Trained) -> bytes:
-    """Return a PNG: loss of training, and NDCG of held-out users, by epoch and trial."""
-    from matplotlib.figure import Figure  # takes half a second, and who reads an adapter does not draw
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    loss, ndcg = figure.subplots(1, 2)
-    for trial in trained.trials:
-        epochs = [point.epoch for point in trial.points]
-        style = {"linewidth": 2.5 if trial is trained.chosen else 1.0, "label": _name(trial.settings)}
-        loss.plot(epochs, [point.loss for point in trial.points], **style)
-        ndcg.plot(epochs, [point.ndcg for point in trial.points], **style)
-    best = trained.chosen.best
-    ndcg.plot([best.epoch], [best.ndcg], "o", color="black", label="chosen")
-    loss.set(title="Training loss", xlabel="epoch", ylabel="nats")
-    ndcg.set(title="Held-out users", xlabel="epoch", ylabel="NDCG")
-    ndcg.legend(fontsize="small")
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
+    """Return a PNG of all trials."""
+    curves = [Curve(_name(trial.settings), trial.points) for trial in trained.trials]
+    return plot_curves(curves, curves[trained.trials.index(trained.chosen)])
 
 
 def _row(trial: Trial, chosen: bool) -> str:

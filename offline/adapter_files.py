@@ -19,10 +19,10 @@ from safetensors.numpy import save as save_tensors
 
 from offline.adapter import AdaptedEncoder, Adapter, Head
 from offline.adapter_card import card, plot
-from offline.adapter_data import TrainingData
 from offline.encoder import Embedder, load_encoder
 from offline.errors import AdapterError, ConfigurationError
 from offline.train_adapter import Trained
+from offline.training_data import TrainingData
 from offline.training_states import StateFile
 
 FORMAT = "persona4rec adapter"

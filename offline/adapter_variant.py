@@ -1,28 +1,47 @@
 """Adapters as variants of an evaluation: one that exists, or one trained anew within each fold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from offline.adapter import Adapter
-from offline.adapter_data import training_data
-from offline.evaluate import Choice, Materials, Prepare, Variant, adapted
+from offline.evaluate import Choice, Materials, Variant, adapted
 from offline.records import Alignment
 from offline.splits import Fold
 from offline.train_adapter import GRID, Settings, train_adapter, train_with
+from offline.training_data import training_data
 from offline.tuning import tune_profile
 
 NAME = "adapter"
 
-Tune = Callable[[Callable[[Fold], Materials], Fold, Choice], Choice]
-"""Chooses profile and weight from materials by inner fold; or leaves the choice as it is."""
+
+class Tune(Protocol):
+    """Chooses profile and weight from materials by inner fold; or leaves the choice as it is."""
+
+    def __call__(
+        self, prepare: Callable[[Fold], Materials], fold: Fold, start: Choice, users: Collection[str] | None = None
+    ) -> Choice:
+        """users: choose by their queries alone; None: by everybody's."""
+        ...
 
 
 def tuning(candidates: int, seed: int) -> Tune:
     """Choose as `offline.tuning` does."""
-    return lambda prepare, fold, start: tune_profile(prepare, fold, start, candidates, seed).choice
+
+    def tune(
+        prepare: Callable[[Fold], Materials], fold: Fold, start: Choice, users: Collection[str] | None = None
+    ) -> Choice:
+        return tune_profile(prepare, fold, start, candidates, seed, users).choice
+
+    return tune
 
 
-def untuned(_: Callable[[Fold], Materials], __: Fold, start: Choice) -> Choice:
+def untuned(
+    prepare: Callable[[Fold], Materials],  # noqa: ARG001 - a Tune is told all of this
+    fold: Fold,  # noqa: ARG001
+    start: Choice,
+    users: Collection[str] | None = None,  # noqa: ARG001
+) -> Choice:
     return start
 
 
@@ -44,19 +63,25 @@ def trained_within(
     Its settings are chosen by held-out users of them. To choose the weight, adapters of these settings are trained
     within the inner folds too: on what it was trained on, an adapter seems better than it is.
     """
-    return Variant(NAME, _prepare(materials, alignments, tune, seed, grid))
+    return Variant(NAME, lambda fold, start: train_over(materials, fold, start, alignments, tune, seed, grid=grid))
 
 
-def _prepare(
-    materials: Materials, alignments: Sequence[Alignment], tune: Tune, seed: int, grid: Sequence[Settings]
-) -> Prepare:
-    def prepare(fold: Fold, start: Choice) -> tuple[Materials, Choice]:
-        found = train_adapter(training_data(materials, fold.train, alignments), grid, seed)
-        settings = replace(found.chosen.settings, epochs=found.chosen.best.epoch)
+def train_over(
+    materials: Materials,
+    fold: Fold,
+    start: Choice,
+    alignments: Sequence[Alignment],
+    tune: Tune,
+    seed: int,
+    *,
+    grid: Sequence[Settings] = GRID,
+    users: Collection[str] | None = None,
+) -> tuple[Materials, Choice]:
+    """Train an adapter over materials on a fold; `users` are those whose queries choose the weight, None: everybody."""
+    found = train_adapter(training_data(materials, fold.train, alignments), grid, seed)
+    settings = replace(found.chosen.settings, epochs=found.chosen.best.epoch)
 
-        def within(inner: Fold) -> Materials:
-            return adapted(materials, train_with(training_data(materials, inner.train, alignments), settings, seed))
+    def within(inner: Fold) -> Materials:
+        return adapted(materials, train_with(training_data(materials, inner.train, alignments), settings, seed))
 
-        return adapted(materials, found.adapter), tune(within, fold, start)
-
-    return prepare
+    return adapted(materials, found.adapter), tune(within, fold, start, users)

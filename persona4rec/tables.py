@@ -1,6 +1,6 @@
 """Answers and figures as a person enjoys reading them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from offline.measures import Comparison, Measured
     from offline.publish import PublishReport
     from offline.spending import Estimate
+    from offline.versions import RollbackReport
+    from reranker.personas_milvus import Version
 
 # The usual bound: of twenty differences that do not exist, one would look sure.
 SURE = 0.05
@@ -27,6 +29,7 @@ REASONS = {
     pb.ITEM_REASON_SUMMARY_ONLY: "no personas yet: scored by its summary",
     pb.ITEM_REASON_NOT_INDEXED: "not in the index: counted as average",
     pb.ITEM_REASON_NO_PROFILE: "no profile: first-stage order",
+    pb.ITEM_REASON_NOT_SCORED: "not scored: first-stage order",
 }
 DEGRADATIONS = {
     pb.DEGRADATION_UNKNOWN_USER: "the history store does not know this user: first-stage order",
@@ -37,6 +40,9 @@ DEGRADATIONS = {
     pb.DEGRADATION_INDEX_STALE: "the index could not be refreshed for a while and may be out of date",
     pb.DEGRADATION_CANDIDATES_FROM_HISTORY: "the generator does not know this user: candidates come from the history",
     pb.DEGRADATION_CANDIDATES_POPULAR: "nothing is known of this user: candidates are what is popular",
+    pb.DEGRADATION_DEADLINE_SHORT: "too little time was left to score: first-stage order",
+    pb.DEGRADATION_SWITCHED_OFF: "reranking is switched off: first-stage order",
+    pb.DEGRADATION_NOT_ANSWERED: "the service did not answer: first-stage order",
 }
 
 
@@ -105,7 +111,51 @@ def published(report: "PublishReport", uri: str) -> Text:
     ]
     if report.kept:
         lines.append(f"  {report.kept} items of the index are not in the dataset and stay (--prune deletes them)")
+    if report.orphans:
+        lines.append(f"  {report.orphans} vectors that a killed publish had left are deleted")
+    lines += _left(report.left)
     return Text(plain("\n".join(lines)))
+
+
+def rolled_back(report: "RollbackReport", uri: str) -> Text:
+    lines = [
+        f"back to version {report.version} in {uri}, from {report.left_version}, which the next rebuild deletes",
+        f"  {report.replayed} items that had changed since were taken along",
+        *_left(report.left),
+    ]
+    return Text(plain("\n".join(lines)))
+
+
+def _left(item_ids: Sequence[str]) -> list[str]:
+    if not item_ids:
+        return []
+    named = ", ".join(item_ids[:3]) + (", ..." if len(item_ids) > 3 else "")
+    return [
+        f"  {len(item_ids)} items changed meanwhile in another embedding space; that change is not in this version: "
+        f"publish them again ({named})"
+    ]
+
+
+def versions(rows: Iterable["tuple[Version, int, int]"]) -> Table:
+    """Show the index's versions, each with its items and vectors."""
+    table = Table(header_style="bold", pad_edge=False)
+    for heading in ("version", "begun (UTC)", "items", "vectors", ""):
+        table.add_column(heading, justify="right" if heading in {"items", "vectors"} else "left")
+    used = False
+    for version, items, vectors in rows:
+        used = used or version.in_use
+        state = _state(version, after_used=used)
+        begun = f"{version.created:%Y-%m-%d %H:%M:%S}"
+        table.add_row(Text(plain(version.name)), begun, f"{items:,}", f"{vectors:,}", state)
+    return table
+
+
+def _state(version: "Version", *, after_used: bool) -> str:
+    if version.in_use:
+        return "in use"
+    if version.generation is None:
+        return "unfinished"
+    return "gone back from" if after_used else "--rollback goes back to the newest of these"
 
 
 def dry_run(stage: str, found: "Estimate") -> Text:

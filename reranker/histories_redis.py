@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from redis import Redis, RedisCluster, RedisError
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
@@ -176,8 +177,9 @@ def _connect(url: str, timeout: float) -> Any:
     given: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     if url.startswith("redis+cluster://"):
         return RedisCluster.from_url(url.replace("redis+cluster://", "redis://", 1), **given)
-    # Once more at once, for a connection that the server closed while it lay idle. Patience is the caller's.
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 1), **given)
+    # Once more at once, for a connection that the server closed while it lay idle; not after a time-out, which would
+    # become two. Patience is the caller's.
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 1, (RedisConnectionError,)), **given)
 
 
 def _address(url: str) -> str:

@@ -6,12 +6,17 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from offline.dataset import Dataset
 from offline.encoder import load_encoder
 from offline.publish import Document, documents
 from offline.vector_cache import CachedEncoder
 from persona4rec.demo import CATALOGUE
+
+# An example may meet a kernel that is compiled first, or a machine that others use: time is no property here.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real data that some tests use where it is there; it is no part of the project."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.adapter_data import Rows, TrainingData, UserEvents
 from offline.adapter_files import States, write
 from offline.train_adapter import Settings, train_adapter
+from offline.training_data import Rows, TrainingData, UserEvents
 from reranker.records import Vector
 
 GRID = (Settings(rank=4, epochs=6), Settings(rank=8, epochs=6))

@@ -10,7 +10,7 @@ from candidate_gen.implicit_models import DEFAULTS, GRID, Hyperparameters
 from offline.evaluate import Choice, Materials, evaluate
 from offline.records import Interaction
 from offline.splits import Fold, cross_validation
-from offline.tuning import CUT_OFF, FOLDS, GAMMAS, HISTORY_LENGTHS, WEIGHTS, Tuned, tune
+from offline.tuning import CUT_OFF, FOLDS, GAMMAS, HISTORY_LENGTHS, WEIGHTS, Tuned, tune, tune_profile
 
 START = Choice(DEFAULTS["als"], weight=0.123, gamma=0.456, history_length=7)
 CANDIDATES = 30
@@ -120,3 +120,21 @@ def test_a_model_is_tuned_within_its_own_grid(
     monkeypatch.setattr(offline.tuning, "GRID", {"bpr": quick})
     start = replace(START, hyperparameters=DEFAULTS["bpr"])
     assert tune(materials, Fold(train, ()), start, CANDIDATES, SEED).choice.hyperparameters in quick
+
+
+def test_a_choice_may_be_left_to_some_users(materials: Materials, train: tuple[Interaction, ...]) -> None:
+    """Their queries alone count, as if nobody else were asked."""
+    asked: list[str] = []
+    real = materials.shortlists
+
+    class Watched:
+        index, aspects = materials.index, materials.aspects
+
+        @staticmethod
+        def shortlists(fold: Fold, *others: Any) -> Iterator[Any]:
+            asked.extend(user_id for user_id, _ in fold.test)
+            return real(fold, *others)
+
+    some = {"ada", "hana"}
+    tune_profile(lambda _: cast("Materials", Watched), Fold(train, ()), START, CANDIDATES, SEED, some)
+    assert set(asked) == some

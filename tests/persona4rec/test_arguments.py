@@ -123,7 +123,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
     [
         ("PERSONA4REC_GAMMA", "2", "setting gamma is '2': .* PERSONA4REC_GAMMA$"),
         ("PERSONA4REC_GRPC_PORT", "many", "setting grpc_port is 'many': .* PERSONA4REC_GRPC_PORT$"),
-        ("PERSONA4REC_MAX_CANDIDATES", "0", "setting candidates is '0': .* PERSONA4REC_MAX_CANDIDATES$"),
+        ("PERSONA4REC_MAX_CANDIDATES", "0", "setting limits.candidates is '0': .* PERSONA4REC_MAX_CANDIDATES$"),
         ("PERSONA4REC_LIMITS", "{", 'environment variable .*"limits"'),
     ],
 )
