@@ -19,11 +19,14 @@ def plot(measured: Sequence[Measured], path: Path) -> None:
     figure, rows = pyplot.subplots(len(measured), 2, figsize=(11, 3.6 * len(measured)), squeeze=False)
     for (left, right), one in zip(rows, measured, strict=True):
         for name, latency in one.latency.items():
-            left.plot(latency.curve, CURVE, color=COLOURS[name], label=name)
+            # The last of the curve is the one slowest call, which would squeeze all others.
+            left.plot(latency.curve[:-1], CURVE[:-1], color=COLOURS[name], label=name)
             loops = one.throughput[name]
             numbers = [loop.in_flight for loop in loops]
             right.plot(numbers, [loop.per_second for loop in loops], "o-", color=COLOURS[name], label=name)
-        left.set(title=f"{one.items:,} items: one client", xlabel="milliseconds", ylabel="share of calls", xscale="log")
+        left.set(
+            title=f"{one.items:,} items: one client", xlabel="milliseconds", ylabel="share of calls", xlim=(0, None)
+        )
         right.set(
             title=f"{one.items:,} items: one worker", xlabel="in flight", ylabel="answers a second", ylim=(0, None)
         )

@@ -72,7 +72,9 @@ class Measured:
 def measure(folder: Path, items: int, calls: int, seconds: float, in_flight: Sequence[int]) -> Measured:
     """Compare the server with the echo over an index of so many items, kept in `folder`."""
     write_catalogue(folder / str(items), items)
-    settings = ServerSettings(index=folder / str(items), histories=str(folder / "histories.sqlite"), host="127.0.0.1")
+    settings = ServerSettings(
+        index=folder / str(items), histories=str(folder / f"histories-{items}.sqlite"), host="127.0.0.1"
+    )
     _write_history(Path(settings.histories), items)
     requests = _requests(items)
     started = perf_counter()

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -233,9 +232,7 @@ class IndexMachine(RuleBasedStateMachine):
         key = (item_id, revision, encoder.space)
         if key not in self.rendered:
             (item,) = embed([document(item_id, revision)], encoder, 0)
-            ((message, rows, own),) = told_of([item]).values()
-            halves = [(persona, _halved(vector)) for persona, vector in rows]
-            self.rendered[key] = (message, halves, own)
+            (self.rendered[key],) = told_of([item]).values()
         return self.rendered[key]
 
     def _read(self) -> dict[str, object]:
@@ -294,11 +291,6 @@ def _dying_after(step: str) -> Iterator[None]:
 
     with patch.object(indexer_module, step, die):
         yield
-
-
-def _halved(vector: list[float]) -> list[float]:
-    """Round as a segment stores its vectors."""
-    return np.array(vector, np.float16).tolist()  # type: ignore[no-any-return]
 
 
 def hold(uri: str, examples: int) -> None:

@@ -80,7 +80,6 @@ def test_training_scores_as_the_server_does(data: TrainingData) -> None:
         profile = build_profile([Event("", str(item), 0) for item in history], index, 1.0).vector
         assert profile is not None
         served, _ = best_of_index(index, profile, index.locate([str(item) for item in range(data.items)]))
-        # The server scores in half precision, whose steps are 2**-11 of a number.
         assert trained[number] == pytest.approx(served, abs=1e-5)
 
 
