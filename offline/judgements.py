@@ -49,20 +49,28 @@ class Judgement:
 def judgements(dataset: Dataset, history_length: int) -> Iterator[Judgement]:
     """Yield one for each user and item with personas that they interacted with, with `history_length` events at most.
 
-    Memory holds the summaries and personas, and the interactions and aspects by user. Raises DatasetError if there are
-    no interactions or no personas.
+    Without interactions the reviews count as such. Memory holds the summaries and personas, and the interactions and
+    aspects by user. Raises DatasetError if there are neither interactions nor reviews, or no personas.
     """
-    if not dataset.has("interactions"):
-        raise DatasetError(f"{dataset.path} has no interactions, whose reasons could be judged")
+    if not (dataset.has("interactions") or dataset.has("reviews")):
+        raise DatasetError(f"{dataset.path} has no interactions and no reviews, whose reasons could be judged")
     personas = {entry.item_id: entry for entry in dataset.personas() if entry.personas}
     if not personas:
         raise DatasetError(f"{dataset.path} has no personas: write them first (persona4rec personas)")
     words = _Words.of(dataset)
-    for user_id, interactions in _by_user(dataset.interactions()).items():
+    for user_id, interactions in _by_user(_interactions(dataset)).items():
         for target in interactions.values():
             if entry := personas.get(target.item_id):
                 history = earlier(target, interactions.values(), history_length)
                 yield _judgement(user_id, target.item_id, entry, history, words)
+
+
+def _interactions(dataset: Dataset) -> Iterator[Interaction]:
+    if dataset.has("interactions"):
+        yield from dataset.interactions()
+    else:
+        for review in dataset.reviews():
+            yield Interaction(review.user_id, review.item_id, review.rating, review.timestamp)
 
 
 def earlier(target: Interaction, interactions: Iterable[Interaction], most: int) -> tuple[Interaction, ...]:

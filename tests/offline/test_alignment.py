@@ -13,7 +13,7 @@ from offline.domains import load_domain
 from offline.errors import DatasetError
 from offline.judgements import Event, Judgement, earlier
 from offline.places import Place, position_bias
-from offline.records import Alignment, Interaction, Item, ItemPersonas, ItemSummary, ReviewAspects
+from offline.records import Alignment, Interaction, Item, ItemPersonas, ItemSummary, Review, ReviewAspects
 from reranker.records import Persona, persona_id
 
 BOOKS = load_domain("books")
@@ -108,8 +108,21 @@ def test_a_dataset_without_personas_is_told_what_to_do(dataset: Dataset) -> None
 
 def test_a_dataset_without_interactions_is_told_so(dataset: Dataset) -> None:
     (dataset.path / "interactions.csv").unlink()
+    (dataset.path / "reviews.jsonl").unlink(missing_ok=True)
     with pytest.raises(DatasetError, match="has no interactions"):
         list(stage().subjects(dataset))
+
+
+def test_without_interactions_reviews_count_as_such(dataset: Dataset) -> None:
+    interactions = list(dataset.interactions())
+    wanted = {judgement.key for judgement in stage().subjects(dataset)}
+    (dataset.path / "interactions.csv").unlink()
+    reviews = [
+        Review(f"r{number}", one.user_id, one.item_id, "Words.", timestamp=one.timestamp)
+        for number, one in enumerate(interactions)
+    ]
+    write_jsonl(dataset.path / "reviews.jsonl", reviews)
+    assert {judgement.key for judgement in stage().subjects(dataset)} == wanted != set()
 
 
 def test_more_personas_than_letters_are_cut_off(dataset: Dataset) -> None:
