@@ -132,6 +132,7 @@ def test_hardly_any_persona_of_a_careful_author_is_refused(shared: Path, catalog
     assert len(refused) <= 0.01 * len(personas), refused
 
 
+@pytest.mark.integration
 def test_support_tells_true_rationales_from_those_of_other_books(catalogue: Dataset, encoder: Encoder) -> None:
     found, said = cases(catalogue)
     true, swapped = (

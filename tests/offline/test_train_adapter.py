@@ -139,6 +139,7 @@ def test_too_few_users_are_refused() -> None:
 # ---- killed and resumed ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_a_killed_training_ends_with_the_same_weights(data: TrainingData, trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "adapter"
     # Killed in the second trial; a test machine is slow to start, an epoch takes milliseconds.

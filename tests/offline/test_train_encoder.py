@@ -138,6 +138,7 @@ def test_too_few_users_are_refused(model: Path) -> None:
 # ---- killed and resumed ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_a_killed_training_ends_with_the_same_weights(model: Path, trained: TrainedEncoder, tmp_path: Path) -> None:
     path = tmp_path / "encoder"
     process = subprocess.Popen([sys.executable, "-m", "tests.offline.tiny_encoder", str(model), str(path)])

@@ -121,6 +121,7 @@ with Indexer(folder, SPACE) as indexer:
 """
 
 
+@pytest.mark.integration
 def test_a_writer_killed_at_any_moment_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
     chance, seen = random.Random(0), set()
     for _ in range(6):
