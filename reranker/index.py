@@ -72,14 +72,6 @@ class Index:
                 break
         return places
 
-    def interactions(self, places: Places) -> Vector:
-        """Return the items as parts of a history, shape (n, dimension); zeros where the index lacks the item."""
-        vectors = np.zeros((len(places.rows), self.dimension), np.float32)
-        for number, segment in enumerate(self.segments):
-            here = np.flatnonzero(places.segments == number)
-            vectors[here] = segment.arrays.interactions[places.rows[here]]
-        return vectors
-
     def weighted(self, places: Places, weights: NDArray[np.float32]) -> Vector:
         """Return the sum of the items as parts of a history, each times its weight, shape (dimension,)."""
         total = np.zeros(self.dimension, np.float32)

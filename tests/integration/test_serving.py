@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from candidate_gen.implicit_models import load
-from reranker.client import CallError
+from reranker.client import CallError, RankingOptions
 from reranker.config import ServerSettings
 from reranker.histories_sqlite import SqliteHistoryStore
 from reranker.profile import build_profile
 from reranker.records import HistoryStore
-from reranker.scoring import Scores, rerank
+from reranker.scoring import Fusion, Rules, Scores, rerank
 from reranker.v1 import reranker_pb2 as pb
 from tests.integration.conftest import NEWCOMERS, Published
 from tests.integration.processes import Server, eventually, serving
@@ -120,6 +120,35 @@ def test_weight_0_is_the_first_stage_and_weight_1_the_personas(server: Server, c
     assert [item.item_id for item in by_persona] != first_stage_order(scored)
     similarities = [item.persona_score for item in by_persona if item.HasField("persona_score")]
     assert similarities == sorted(similarities, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "rules"),
+    [
+        ({"fusion": pb.FUSION_RECIPROCAL_RANK}, Rules(fusion=Fusion.RECIPROCAL_RANK)),
+        ({"fusion": pb.FUSION_PERSONA}, Rules(fusion=Fusion.PERSONA)),
+        ({"diversity": 0.7}, Rules(diversity=0.7)),
+    ],
+    ids=["reciprocal ranks", "persona", "diversity"],
+)
+def test_a_request_chooses_how_it_is_ordered(
+    server: Server, published: Published, store: HistoryStore, candidates: Scored, told: RankingOptions, rules: Rules
+) -> None:
+    index, events = published.index, store.read("hana", DEFAULTS.history_length) or ()
+    profile = build_profile(events, index, DEFAULTS.gamma).vector
+    places = index.locate([item_id for item_id, _ in candidates])
+    expected = rerank(index, profile, places, as_array(candidates), DEFAULTS.fusion_weight, rules)
+    found = ids(server.client.rerank("hana", candidates, **told))
+    assert found == [candidates[place][0] for place in expected.order]
+    assert found != ids(server.client.rerank("hana", candidates))
+
+
+def test_a_boost_lifts_an_item_and_leaves_its_reason(server: Server, candidates: Scored) -> None:
+    plain = server.client.rerank("hana", candidates).items
+    last = plain[-1]
+    lifted = server.client.rerank("hana", candidates, boosts={last.item_id: 10.0, "of no candidate": 5.0}).items[0]
+    assert (lifted.item_id, lifted.persona, lifted.rank_before) == (last.item_id, last.persona, last.rank_before)
+    assert lifted.score == pytest.approx(last.score + 10, abs=1e-5)
 
 
 def test_constant_or_absent_scores_let_the_personas_rank_alone(server: Server, published: Published) -> None:

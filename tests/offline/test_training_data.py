@@ -54,7 +54,7 @@ def test_an_event_has_the_vector_of_its_aspects_else_of_its_item(
     )
     assert len(found.users) == 1
     vectors = found.event_vectors[found.users[0].vectors]
-    own = materials.index.interactions(materials.index.locate([other.item_id]))[0]
+    own = materials.index.weighted(materials.index.locate([other.item_id]), np.ones(1, np.float32))
     assert np.array_equal(vectors, [said, own])
 
 

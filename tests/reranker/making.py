@@ -63,7 +63,7 @@ def told(index: Index) -> Told:
         found[item_id] = (
             _item_bytes(segment, row),
             [(segment.persona(place), segment.arrays.vectors[place].tolist()) for place in vectors],
-            index.interactions(places)[0].tolist(),
+            segment.arrays.interactions[row].tolist(),
         )
     return found
 

@@ -29,7 +29,8 @@ def test_places_of_items() -> None:
     assert places.rows[places.held].tolist() == [2, 0, 2]
     assert places.held.tolist() == [True, False, True, True]
     assert THREE.locate([]).rows.shape == (0,)
-    np.testing.assert_array_equal(THREE.interactions(places), [A, [0, 0], C, A])
+    weights = np.array([1, 8, 2, 4], np.float32)
+    np.testing.assert_allclose(THREE.weighted(places, weights), A + 2 * C + 4 * A)
 
 
 def test_personas_of_an_item_in_the_order_of_its_manifest() -> None:
