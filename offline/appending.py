@@ -37,7 +37,7 @@ class Appender:
 
 @contextmanager
 def appending(path: Path) -> Iterator[Appender]:
-    """Open a file of JSON lines for appending, new or old, its torn last line taken away.
+    """Open a file of JSON lines for appending, new or old, its torn last line taken away; none stays that has no line.
 
     Raises DatasetError if it cannot be opened, or another process has it open so.
     """
@@ -48,12 +48,19 @@ def appending(path: Path) -> Iterator[Appender]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:
+                raise BlockingIOError  # the other process has just taken its empty file away
             _repair(file, path)
         except BlockingIOError:
             raise DatasetError(f"{path} is being written by another process: wait for it, or stop it") from None
         except OSError as error:
             raise DatasetError(f"{path} cannot be written: {error.strerror}") from error
-        yield Appender(file)
+        try:
+            yield Appender(file)
+        finally:
+            # A dataset with an empty file would claim to have what it has nothing of.
+            if not os.fstat(file.fileno()).st_size:
+                path.unlink(missing_ok=True)
 
 
 def _repair(file: IO[bytes], path: Path) -> None:

@@ -73,3 +73,13 @@ def test_a_full_disk_takes_whole_lines_or_none(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", FULL, path], preexec_fn=limit)
     assert os.strerror(result.returncode) in {"No space left on device", "File too large"}
     assert path.read_bytes() == b"".join(b'{"number": %03d}\n' % number for number in range(100 // 16))
+
+
+def test_a_file_that_got_no_line_does_not_stay(tmp_path: Path) -> None:
+    path = tmp_path / "aspects.jsonl"
+    with appending.appending(path):
+        assert path.exists()
+    assert not path.exists()
+    with pytest.raises(DatasetError, match="refused"), appending.appending(path):
+        raise DatasetError("refused")
+    assert not path.exists()
