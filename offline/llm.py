@@ -5,12 +5,10 @@ budget, an endpoint that is gone or refuses everything, a cache that takes nothi
 that; a further run goes on from the cache.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import aclosing
-from types import AsyncGeneratorType
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from httpx2 import Limits, Timeout
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -20,6 +18,7 @@ from offline.calls import Answer, Call, Model
 from offline.endpoints import Endpoint
 from offline.errors import ConfigurationError
 from offline.flight import Flight, Outcome
+from offline.interrupts import InterruptibleRunner
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings
 from offline.progress import Progress, Report
@@ -72,16 +71,13 @@ class LlmClient:
                 come back as rejected (unsaved).
 
         """
-        stream = self.stream(stage, calls, total=total, retry_rejected=retry_rejected, report=report)
-        bursts = cast("AsyncGeneratorType[tuple[Outcome[Answer], ...], None]", stream)
-        with asyncio.Runner() as runner:
+        bursts = self.stream(stage, calls, total=total, retry_rejected=retry_rejected, report=report)
+        with InterruptibleRunner() as runner:
             try:
                 while (burst := runner.run(_next(bursts))) is not None:
                     yield from burst
             finally:
-                # A signal that ended the loop (SystemExit) leaves it running; the runner then cancels what is left.
-                if not bursts.ag_running:
-                    runner.run(bursts.aclose())
+                runner.run(_close(bursts))
 
     async def stream(
         self,
@@ -123,3 +119,7 @@ class LlmClient:
 
 async def _next(bursts: AsyncGenerator[Value]) -> Value | None:
     return await anext(bursts, None)
+
+
+async def _close(bursts: AsyncGenerator[Value]) -> None:
+    await bursts.aclose()
