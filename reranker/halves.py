@@ -46,28 +46,37 @@ def aspects_half(update: Update) -> Half | None:
     return Half(update.event_time, _json([update.item_id, update.rating, update.space]) + b"\n" + vector)
 
 
-def joined(event_id: str, interaction: Half | None, aspects: Half | None) -> Event:
-    """Return the event of two halves, one at least; where both tell the same thing, the interaction is believed."""
-    event_time, (item_id, kind, rating) = _read_interaction(interaction)
-    if aspects is None:
-        return Event(event_id, item_id, event_time, kind, rating)
-    head, _, blob = aspects.content.partition(b"\n")
-    review_item_id, review_rating, space = _ASPECTS.decode(head)
-    return Event(
-        event_id=event_id,
-        item_id=item_id if interaction else review_item_id,
-        event_time=event_time if interaction else aspects.event_time,
-        kind=kind,
-        rating=review_rating if rating is None else rating,
-        aspects_vector=np.frombuffer(blob, "<f4") if blob else None,
-        aspects_space=space if blob else None,
+def joined(
+    event_id: str,
+    interaction_time: int | None,
+    interaction: bytes | None,
+    aspects_time: int | None,
+    aspects: bytes | None,
+) -> Event:
+    """Return the event of two halves, one at least, given by their times and contents.
+
+    Where both tell the same thing, the interaction is believed.
+    """
+    if interaction_time is None or interaction is None:
+        return _review(event_id, aspects_time or 0, aspects or b"")
+    item_id, kind, rating = _INTERACTION.decode(interaction)
+    # Most events end here, and a request makes ten of them.
+    event = Event(event_id, item_id, interaction_time, kind, rating)
+    if aspects_time is None or aspects is None:
+        return event
+    review = _review(event_id, aspects_time, aspects)
+    return event._replace(
+        rating=review.rating if rating is None else rating,
+        aspects_vector=review.aspects_vector,
+        aspects_space=review.aspects_space,
     )
 
 
-def _read_interaction(half: Half | None) -> tuple[int, tuple[str, str, float | None]]:
-    if half is None:
-        return 0, ("", "", None)
-    return half.event_time, _INTERACTION.decode(half.content)
+def _review(event_id: str, event_time: int, content: bytes) -> Event:
+    head, _, blob = content.partition(b"\n")
+    item_id, rating, space = _ASPECTS.decode(head)
+    vector = np.frombuffer(blob, "<f4") if blob else None
+    return Event(event_id, item_id, event_time, "", rating, vector, space if blob else None)
 
 
 def _aspects(event: Event) -> Aspects:

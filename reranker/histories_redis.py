@@ -207,8 +207,8 @@ def _arguments(updates: Sequence[Update]) -> Iterator[str | int | bytes]:
 
 def _event(row: Sequence[bytes | None]) -> Event:
     event_id, interaction_time, interaction, aspects_time, aspects = row
-    return joined((event_id or b"").decode(), _half(interaction_time, interaction), _half(aspects_time, aspects))
+    return joined((event_id or b"").decode(), _number(interaction_time), interaction, _number(aspects_time), aspects)
 
 
-def _half(event_time: bytes | None, content: bytes | None) -> Half | None:
-    return None if event_time is None or content is None else Half(int(event_time), content)
+def _number(told: bytes | None) -> int | None:
+    return None if told is None else int(told)

@@ -79,9 +79,13 @@ class SqliteHistoryStore:
         self._connection.close()
 
     def read(self, user_id: str, limit: int) -> tuple[Event, ...] | None:
-        with self._doing("read"), self._lock:
-            rows = self._connection.execute(_READ, (user_id, min(limit, self._keep))).fetchall()
-        return tuple(map(_event, rows)) if rows else None
+        # Not by _doing, which takes a tenth of the time of a read.
+        try:
+            with self._lock:
+                rows = self._connection.execute(_READ, (user_id, min(limit, self._keep))).fetchall()
+        except sqlite3.Error as error:
+            raise self._failed("read", error) from error
+        return tuple([joined(*row) for row in rows]) if rows else None
 
     def count(self, user_id: str) -> int:
         with self._doing("read"), self._lock:
@@ -143,7 +147,10 @@ class SqliteHistoryStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise HistoryStoreError(f"cannot {what} the histories in {self.path}: {error}") from error
+            raise self._failed(what, error) from error
+
+    def _failed(self, what: str, error: Exception) -> HistoryStoreError:
+        return HistoryStoreError(f"cannot {what} the histories in {self.path}: {error}")
 
 
 def _rows(
@@ -154,12 +161,3 @@ def _rows(
         for update in of_user:
             if (half := to_half(update)) and half.event_time > fence:
                 yield user_id, update.event_id, half.event_time, half.content
-
-
-def _event(row: tuple[str, int | None, bytes | None, int | None, bytes | None]) -> Event:
-    event_id, interaction_time, interaction, aspects_time, aspects = row
-    return joined(event_id, _half(interaction_time, interaction), _half(aspects_time, aspects))
-
-
-def _half(event_time: int | None, content: bytes | None) -> Half | None:
-    return None if event_time is None or content is None else Half(event_time, content)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reranker import kernels
 from reranker.errors import EmbeddingSpaceError
-from reranker.item_table import hash_ids
+from reranker.item_ids import Hashes, hash_ids
 from reranker.records import Vector
 from reranker.segment import IndexedItem, Segment, build_segment, survivors
 from reranker.v1 import reranker_pb2 as pb
@@ -64,11 +64,15 @@ class Index:
 
     def locate(self, item_ids: Sequence[str]) -> Places:
         """Find items; the newest segment that knows one says where it is, or that it is deleted."""
-        hashes = hash_ids(item_ids, len(item_ids))
+        return self.find(hash_ids(item_ids, len(item_ids)))
+
+    def find(self, hashes: Hashes) -> Places:
+        """Find items by the hashes of their ids."""
         places = Places(np.full(len(hashes), -1, np.int64), np.full(len(hashes), -1, np.int64))
         for number, segment in enumerate(self.segments):
-            found = segment.table.find(hashes)
-            if not kernels.settle(found, segment.arrays.deleted, number, places.segments, places.rows):
+            table, deleted = segment.table, segment.arrays.deleted
+            known = (table.hashes, table.rows, table.starts, table.shift, deleted)
+            if not kernels.settle(hashes, *known, number, places.segments, places.rows):
                 break
         return places
 

@@ -5,16 +5,13 @@ for all ids in one pass. Ids are known by their hash alone; building refuses two
 catalogue is never taken for another. A foreign id is taken for one of a million items with probability 5e-14.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from reranker import kernels
-
-Hashes = NDArray[np.uint64]
+from reranker.item_ids import Hashes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,16 +27,12 @@ class ItemTable:
 
     def find(self, hashes: Hashes) -> NDArray[np.int64]:
         """Return the row of each hash, shape (n,); -1 where no item has it."""
-        return kernels.find(hashes, self.hashes, self.rows, self.starts, self._shift)
+        return kernels.find(hashes, self.hashes, self.rows, self.starts, self.shift)
 
     @property
-    def _shift(self) -> int:
+    def shift(self) -> int:
+        """How far right to shift a hash for the number of its window."""
         return 64 - (len(self.starts) - 2).bit_length()
-
-
-def hash_ids(item_ids: Iterable[str], count: int) -> Hashes:
-    """Return the ids' hashes, shape (count,)."""
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, item_ids), np.uint64, count)
 
 
 def build_table(hashes: Hashes) -> ItemTable:

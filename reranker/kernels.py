@@ -33,6 +33,18 @@ def compiled(function: F) -> F:
 
 
 @compiled
+def row_of(
+    wanted: np.uint64, hashes: NDArray[np.uint64], rows: NDArray[np.int32], starts: NDArray[np.int32], shift: int
+) -> int:
+    """Return the row of a hash in an `ItemTable`, -1 where it has none."""
+    window = wanted >> np.uint64(shift)
+    for place in range(starts[window], starts[window + 1]):
+        if hashes[place] == wanted:
+            return int(rows[place])
+    return -1
+
+
+@compiled
 def find(
     wanted: NDArray[np.uint64],
     hashes: NDArray[np.uint64],
@@ -41,19 +53,19 @@ def find(
     shift: int,
 ) -> NDArray[np.int64]:
     """Return the row of each hash in an `ItemTable`, -1 where it has none."""
-    found = np.full(len(wanted), -1, np.int64)
+    found = np.empty(len(wanted), np.int64)
     for number in range(len(wanted)):
-        window = wanted[number] >> np.uint64(shift)
-        for place in range(starts[window], starts[window + 1]):
-            if hashes[place] == wanted[number]:
-                found[number] = rows[place]
-                break
+        found[number] = row_of(wanted[number], hashes, rows, starts, shift)
     return found
 
 
 @compiled
 def settle(
-    found: NDArray[np.int64],
+    wanted: NDArray[np.uint64],
+    hashes: NDArray[np.uint64],
+    table_rows: NDArray[np.int32],
+    starts: NDArray[np.int32],
+    shift: int,
     deleted: NDArray[np.bool_],
     segment: int,
     segments: NDArray[np.int64],
@@ -61,14 +73,15 @@ def settle(
 ) -> int:
     """Enter what a segment knows of items that no newer one knew (row -1), and return how many stay unknown."""
     left = 0
-    for number in range(len(found)):
+    for number in range(len(wanted)):
         if rows[number] >= 0:
             continue
-        if found[number] < 0:
+        row = row_of(wanted[number], hashes, table_rows, starts, shift)
+        if row < 0:
             left += 1
             continue
-        rows[number] = found[number]
-        segments[number] = -1 if deleted[found[number]] else segment
+        rows[number] = row
+        segments[number] = -1 if deleted[row] else segment
     return left
 
 
@@ -204,9 +217,18 @@ def ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 @compiled
-def order(scores: NDArray[np.float32], ranks_before: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the places of scores from the highest to the lowest, NaN last; of equals, the one of lower rank first."""
-    before = np.empty(len(scores), np.int64)
-    for place in range(len(scores)):
-        before[ranks_before[place] - 1] = place
-    return before[descending(scores[before])]
+def in_order(
+    scores: NDArray[np.float32], first_stage: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of scores from the highest to the lowest, and the rank of each by first-stage score, from 1.
+
+    NaN is last; of equal first-stage scores the first is first, of equal scores the one of lower rank.
+    """
+    before = descending(first_stage)
+    ranks_before, lined_up = np.empty(len(scores), np.int64), np.empty(len(scores), np.float32)
+    for rank in range(len(scores)):
+        ranks_before[before[rank]], lined_up[rank] = rank + 1, scores[before[rank]]
+    order = descending(lined_up)
+    for rank in range(len(scores)):
+        order[rank] = before[order[rank]]
+    return order, ranks_before

@@ -39,9 +39,15 @@ class Profile:
     """Shape (dimension,), unit length; None if no event has a vector, or if they cancel out."""
     weights: NDArray[np.float32]
     """Share of each event, shape (events,), in the order of the events; adds up to 1, or to 0 without a vector."""
-    sources: tuple[VectorSource, ...]
+    said: tuple[bool, ...]
+    """Whether each event has aspects that could be used."""
     watermark: int
     """Time of the newest event, ms since the epoch; 0 if there is none or none is dated."""
+
+    @property
+    def sources(self) -> tuple[VectorSource, ...]:
+        """Where the vector of each event came from."""
+        return tuple(map(_source, self.said, self.weights.tolist()))
 
 
 def decay_weights(n: int, gamma: float) -> NDArray[np.float32]:
@@ -66,22 +72,23 @@ def build_profile(
     """
     if places is None:
         places = index.locate([event.item_id for event in events])
-    said = [event.aspects_vector is not None and event.aspects_space == index.space for event in events]
+    space = index.space
+    said = tuple([event.aspects_vector is not None and event.aspects_space == space for event in events])
     strengths = np.array([feedback.weight(event) for event in events], np.float32)
-    strengths[~(places.held | np.array(said, np.bool_))] = 0
+    strengths[~(places.held | said) if True in said else ~places.held] = 0
     weights = kernels.decay(strengths, gamma)
     return Profile(
         vector=_unit(_mean(events, said, index, places, weights)),
         weights=weights,
-        sources=tuple(map(_source, said, weights.tolist())),
-        watermark=max((event.event_time for event in events), default=0),
+        said=said,
+        watermark=max([event.event_time for event in events], default=0),
     )
 
 
 def _mean(
     events: Sequence[Event], said: Sequence[bool], index: Index, places: Places, weights: NDArray[np.float32]
 ) -> Vector:
-    if not any(said):
+    if True not in said:
         return index.weighted(places, weights)
     mean = index.weighted(places, np.where(said, np.float32(0), weights))
     for event, aspects, weight in zip(events, said, weights, strict=True):

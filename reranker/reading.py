@@ -1,19 +1,22 @@
 """What a request says, as the events and arrays that ranking works on.
 
-A message inside a message is made as a Python object whenever it is reached for, which costs more than to score it:
-candidates are gone through once.
+Candidates are read from the body itself where they are as clients write them (`reranker.request_wire`). Where they are
+not, protobuf parses them: then each is a Python object whenever it is reached for, so they are gone through once.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from reranker import request_wire
 from reranker.config import Limits
+from reranker.item_ids import ItemIds, hash_ids
 from reranker.records import Event, event_id
 from reranker.scoring import Fusion, Rules, Scores
 from reranker.v1 import reranker_pb2 as pb
-from reranker.validation import Ranking, check_candidates
+from reranker.validation import Ranking, check_at_most, check_candidates, check_count, check_lengths
 
 # FUSION_FIRST_STAGE is not among them: such a request is not scored.
 _FUSIONS = {
@@ -24,12 +27,54 @@ _FUSIONS = {
 }
 
 
-def read_candidates(request: pb.RerankRequest, limits: Limits) -> tuple[list[str], Scores]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A RerankRequest as it came."""
+
+    request: pb.RerankRequest
+    """Without its candidates where they could be read apart from it."""
+    item_ids: ItemIds | None
+    """Of those candidates, distinct; None if they are still in the request."""
+    scores: Scores
+    """Of those candidates, NaN where absent."""
+
+
+_STILL_INSIDE = np.empty(0, np.float32)
+
+
+def read_rerank(body: bytes) -> Sent:
+    """Return the request that a body says. Raises DecodeError if it says none."""
+    room = len(body) // request_wire.LEAST_BYTES
+    edges, hashes, bits = np.empty((2, room), np.int64), np.empty(room, np.uint64), np.empty(room, np.uint32)
+    text, rest = np.frombuffer(body, np.uint8), np.empty(len(body), np.uint8)
+    count, kept = request_wire.read_candidates(text, edges[0], edges[1], hashes, bits, rest)
+    if not count:
+        return Sent(pb.RerankRequest.FromString(body), None, _STILL_INSIDE)
+    item_ids = ItemIds(text, edges[0, :count], edges[1, :count], hashes[:count])
+    return Sent(pb.RerankRequest.FromString(rest[:kept].tobytes()), item_ids, bits[:count].view(np.float32))
+
+
+def read_candidates(sent: Sent, limits: Limits) -> tuple[ItemIds, Scores]:
     """Return the items that are not excluded and their first-stage scores, NaN where absent.
 
     Raises InvalidRequestError for a candidate that breaks the contract, excluded or not.
     """
+    if sent.item_ids is None:
+        item_ids, scores = _parsed_candidates(sent.request, limits)
+    else:
+        item_ids, scores = sent.item_ids, sent.scores
+        check_at_most("candidates", len(item_ids), limits.candidates)
+        check_lengths("candidates", item_ids, limits)
+    if not sent.request.exclude_item_ids:
+        return item_ids, scores
+    excluded = hash_ids(sent.request.exclude_item_ids, len(sent.request.exclude_item_ids))
+    kept = ~np.isin(item_ids.hashes, excluded)
+    return item_ids[kept], scores[kept]
+
+
+def _parsed_candidates(request: pb.RerankRequest, limits: Limits) -> tuple[ItemIds, Scores]:
     candidates = list(request.candidates)
+    check_count("candidates", len(candidates), 1, limits.candidates)
     item_ids = [candidate.item_id for candidate in candidates]
     scores = np.array([candidate.score for candidate in candidates], np.float32)
     check_candidates(candidates, item_ids, scores, limits)
@@ -37,11 +82,7 @@ def read_candidates(request: pb.RerankRequest, limits: Limits) -> tuple[list[str
     for place in np.flatnonzero(scores == 0).tolist():
         if not candidates[place].HasField("score"):
             scores[place] = math.nan
-    if not request.exclude_item_ids:
-        return item_ids, scores
-    excluded = frozenset(request.exclude_item_ids)
-    kept = [place for place, item_id in enumerate(item_ids) if item_id not in excluded]
-    return [item_ids[place] for place in kept], scores[kept]
+    return ItemIds.of(item_ids), scores
 
 
 def read_rules(request: Ranking, item_ids: Sequence[str], depth: int) -> Rules:

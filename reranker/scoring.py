@@ -69,22 +69,20 @@ def rerank(
     """
     if profile is None:
         return _by_first_stage(first_stage, rules.boosts)
-    ranks_before = kernels.ranks(first_stage)
     persona_scores, winners = best_of_index(index, profile, places)
     scores = fuse(persona_scores, first_stage, weight, rules.fusion)
     if rules.boosts is not None:
         scores = scores + rules.boosts
-    order = kernels.order(scores, ranks_before)
+    order, ranks_before = kernels.in_order(scores, first_stage)
     if rules.diversity:
         order = spread(order, scores, index.vectors(places, winners), rules.diversity, rules.depth)
     return Ranking(order, scores, persona_scores, winners, ranks_before)
 
 
 def _by_first_stage(first_stage: Scores, boosts: Scores | None) -> Ranking:
-    ranks_before = kernels.ranks(first_stage)
     nothing, nobody = np.full(len(first_stage), np.nan, np.float32), np.full(len(first_stage), -1, np.int64)
     scores = first_stage if boosts is None else standardise(first_stage) + boosts
-    order = kernels.order(scores, ranks_before)
+    order, ranks_before = kernels.in_order(scores, first_stage)
     return Ranking(order, np.nan_to_num(scores), nothing, nobody, ranks_before)
 
 

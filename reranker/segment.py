@@ -19,11 +19,12 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from reranker.errors import IndexUnavailableError
-from reranker.item_table import Hashes, ItemTable, build_table, hash_ids
+from reranker.item_ids import Hashes, hash_ids
+from reranker.item_table import ItemTable, build_table
 from reranker.records import IndexRow, Manifest, Persona, Vector
 from reranker.v1 import reranker_pb2 as pb
 
-FORMAT = 1
+FORMAT = 2
 META = "segment.json"
 # Read at once where checksums are made and verified: long reads for the disk, little memory.
 BLOCK_BYTES = 1 << 24

@@ -5,17 +5,20 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from time import perf_counter_ns, time
 
+import numpy as np
+
 from candidate_gen.generator import CandidateGenerator, Candidates, Source
 from reranker.breaker import Breaker
 from reranker.calls import UNTIMED, Call
 from reranker.config import Limits, ServerSettings
 from reranker.errors import HistoryStoreError, NotServedError, UnknownUserError
+from reranker.item_ids import ItemIds, hash_ids
 from reranker.live_index import LiveIndex
 from reranker.metrics import Metrics
 from reranker.profile import build_profile
-from reranker.reading import inline_events, read_candidates, read_rules
+from reranker.reading import Sent, inline_events, read_candidates, read_rules
 from reranker.records import Event, HistoryStore
-from reranker.replies import Ranked, profile_events, ranked_items, recommendation, summary_winners
+from reranker.replies import Ranked, profile_events, ranked_items, recommendation
 from reranker.scoring import Rules, Scores, rerank
 from reranker.served_log import ServedLog, Serving
 from reranker.switch import Switch
@@ -66,7 +69,7 @@ class Stages:
 class Ask:
     """A rerank to be done, wherever its candidates came from."""
 
-    item_ids: Sequence[str]
+    item_ids: ItemIds
     first_stage: Scores
     top_k: int
     explain: bool
@@ -105,10 +108,10 @@ class RerankerService:
         self._served_log = served_log
         self._answers = 0
 
-    def Rerank(self, request: pb.RerankRequest, call: Call = UNTIMED) -> bytes:
-        stages = Stages()
+    def Rerank(self, sent: Sent, call: Call = UNTIMED) -> bytes:
+        stages, request = Stages(), sent.request
         check_rerank(request, self._settings.limits)
-        item_ids, first_stage = read_candidates(request, self._settings.limits)
+        item_ids, first_stage = read_candidates(sent, self._settings.limits)
         unscored = self._unscored(request, call, stages)
         events, degraded = self._events(request) if unscored is None else ((), unscored)
         stages.mark("history")
@@ -139,7 +142,7 @@ class RerankerService:
         unscored = self._unscored(request, call, stages)
         stages.mark("generate")
         ask = Ask(
-            item_ids=candidates.item_ids,
+            item_ids=ItemIds.of(candidates.item_ids),
             first_stage=candidates.scores,
             top_k=request.n or DEFAULT_N,
             explain=_explain(request),
@@ -241,14 +244,15 @@ class RerankerService:
     def _answer(self, ask: Ask, events: Sequence[Event], degraded: Degraded, stages: Stages) -> bytes:
         index = self._live.current
         # Looked up together: a lookup costs the same for ten items more.
-        located = index.locate([*(event.item_id for event in events), *ask.item_ids])
+        past = hash_ids((event.item_id for event in events), len(events))
+        located = index.find(np.concatenate((past, ask.item_ids.hashes)))
         places = located[len(events) :]
         settings = self._settings
         profile = build_profile(events, index, settings.gamma, settings.feedback, located[: len(events)])
         stages.mark("profile")
         ranking = rerank(index, profile.vector, places, ask.first_stage, ask.weight, ask.rules)
         stages.mark("score")
-        ranked = Ranked(index, ask.item_ids, places, ask.first_stage, profile, ranking)
+        ranked = Ranked.of(index, ask.item_ids, places, ask.first_stage, profile, ranking)
         degraded = [*degraded, *self._shortcomings(ranked, events, degraded)]
         items = ranked_items(ranked, ask.top_k, ask.explain)
         stages.mark("reply")
@@ -283,7 +287,7 @@ class RerankerService:
             yield pb.DEGRADATION_EMPTY_HISTORY
         if events and ranked.profile.vector is None:
             yield pb.DEGRADATION_HISTORY_WITHOUT_VECTORS
-        if (ranked.places.segments < 0).any():
+        if ranked.held < len(ranked.item_ids):
             yield pb.DEGRADATION_ITEMS_NOT_INDEXED
         if self._live.stale:
             yield pb.DEGRADATION_INDEX_STALE
@@ -321,11 +325,9 @@ class RerankerService:
         self._count(degraded, stages)
         if self._answers % STAGES_EVERY == 0 and ranked.profile.watermark:
             self._metrics.history_age.observe(max(0.0, time() - ranked.profile.watermark / 1000))
-        scored = int((ranked.ranking.winners >= 0).sum())
-        by_summary = summary_winners(ranked)
-        self._metrics.by_persona.inc(scored - by_summary)
-        self._metrics.by_summary.inc(by_summary)
-        self._metrics.by_nothing.inc(len(ranked.item_ids) - scored)
+        self._metrics.by_persona.inc(ranked.scored - ranked.by_summary)
+        self._metrics.by_summary.inc(ranked.by_summary)
+        self._metrics.by_nothing.inc(len(ranked.item_ids) - ranked.scored)
 
 
 _NO_HISTORY: frozenset["pb.Degradation.ValueType"] = frozenset(

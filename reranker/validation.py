@@ -7,6 +7,7 @@ import numpy as np
 
 from reranker.config import Limits
 from reranker.errors import InvalidRequestError
+from reranker.item_ids import ItemIds
 from reranker.scoring import Scores
 from reranker.v1 import reranker_pb2 as pb
 
@@ -29,7 +30,6 @@ def check_rerank(request: pb.RerankRequest, limits: Limits) -> None:
     if not request.HasField("history"):
         check_id("user_id", request.user_id, limits, "or send a history")
     check_history(request.history, limits)
-    check_count("candidates", len(request.candidates), 1, limits.candidates)
     check_at_most("top_k", request.top_k, limits.candidates)
     check_ids("exclude_item_ids", request.exclude_item_ids, limits)
     check_rules(request, limits)
@@ -94,6 +94,12 @@ def check_ids(field: str, values: Sequence[str], limits: Limits) -> None:
     check_at_most(field, len(values), limits.candidates)
     for place, value in enumerate(values):
         check_id(f"{field}[{place}]", value, limits)
+
+
+def check_lengths(field: str, item_ids: ItemIds, limits: Limits) -> None:
+    """Raise InvalidRequestError for the first id that is too long."""
+    for place in np.flatnonzero(item_ids.ends - item_ids.starts > limits.id_bytes).tolist():
+        check_id(f"{field}[{place}].item_id", item_ids[place], limits)
 
 
 def check_id(field: str, value: str, limits: Limits, otherwise: str = "") -> None:

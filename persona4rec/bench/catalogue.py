@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reranker.item_table import hash_ids
+from reranker.item_ids import hash_ids
 from reranker.records import Persona, Vector
 from reranker.segment import SegmentFiles, persona_message
 from reranker.snapshot import Snapshot, write_snapshot

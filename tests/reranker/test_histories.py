@@ -254,8 +254,10 @@ def model(changes: Sequence[Update | Erasure]) -> list[tuple[object, ...]]:
     updates = [change for change in changes if not isinstance(change, int)]
     interactions = newest([(u.event_id, half) for u in updates if (half := interaction_half(u))], fence)
     reviews = newest([(u.event_id, half) for u in updates if (half := aspects_half(u))], fence)
+    nothing = (None, None)
     events = [
-        joined(event_id, interactions.get(event_id), reviews.get(event_id)) for event_id in interactions | reviews
+        joined(event_id, *interactions.get(event_id, nothing), *reviews.get(event_id, nothing))
+        for event_id in interactions | reviews
     ]
     return [plain(event) for event in sorted(events, key=lambda event: event.recency, reverse=True)[:KEEP]]
 

@@ -8,7 +8,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker.item_table import Hashes, build_table, hash_ids
+from reranker.item_ids import Hashes, hash_ids
+from reranker.item_table import build_table
 
 IDS = st.lists(st.text(max_size=8), unique=True, max_size=60)
 # Hashes of few leading bits crowd the windows; the greatest and the least ones lie at the directory's ends.

@@ -3,12 +3,17 @@ import math
 import numpy as np
 
 from reranker.config import Limits
-from reranker.reading import inline_events, read_candidates, read_rules
-from reranker.scoring import Fusion
+from reranker.reading import inline_events, read_candidates, read_rerank, read_rules
+from reranker.scoring import Fusion, Scores
 from reranker.v1 import reranker_pb2 as pb
 from tests.reranker.bad_requests import rerank
 
 LIMITS = Limits()
+
+
+def read(request: pb.RerankRequest) -> tuple[list[str], Scores]:
+    item_ids, scores = read_candidates(read_rerank(request.SerializeToString()), LIMITS)
+    return list(item_ids), scores
 
 
 def test_an_inline_history_is_read_newest_first() -> None:
@@ -36,16 +41,16 @@ def test_of_one_event_id_an_inline_history_holds_the_last_sent() -> None:
 
 def test_an_absent_first_stage_score_is_nan_and_zero_is_zero() -> None:
     sent = [pb.Candidate(item_id="a"), pb.Candidate(item_id="b", score=0), pb.Candidate(item_id="c", score=-1.5)]
-    item_ids, scores = read_candidates(rerank(candidates=sent), LIMITS)
+    item_ids, scores = read(rerank(candidates=sent))
     assert item_ids == ["a", "b", "c"]
     np.testing.assert_array_equal(scores, np.array([math.nan, 0, -1.5], np.float32))
 
 
 def test_excluded_candidates_are_left_out_with_their_scores() -> None:
     sent = [pb.Candidate(item_id=item_id, score=score) for score, item_id in enumerate("abcd", start=1)]
-    item_ids, scores = read_candidates(rerank(candidates=sent, exclude_item_ids=["b", "d", "unheard-of"]), LIMITS)
+    item_ids, scores = read(rerank(candidates=sent, exclude_item_ids=["b", "d", "unheard-of"]))
     assert (item_ids, scores.tolist()) == (["a", "c"], [1, 3])
-    nothing, none = read_candidates(rerank(candidates=sent, exclude_item_ids=list("abcd")), LIMITS)
+    nothing, none = read(rerank(candidates=sent, exclude_item_ids=list("abcd")))
     assert (nothing, none.shape) == ([], (0,))
 
 

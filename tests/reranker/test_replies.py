@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.index import Index, open_index
+from reranker.item_ids import ItemIds
 from reranker.profile import build_profile
 from reranker.records import IndexRow, Manifest, Persona
-from reranker.replies import Ranked, ranked_items, recommendation, summary_winners
+from reranker.replies import Ranked, ranked_items, recommendation
 from reranker.scoring import rerank
 from reranker.segment import IndexedItem, build_segment
 from reranker.v1 import reranker_pb2 as pb
@@ -28,7 +29,8 @@ def lengthy(item_id: str, length: int, count: int) -> IndexedItem:
 def ranked(index: Index, item_ids: list[str], scores: list[float], user: list[str], weight: float = 0.5) -> Ranked:
     places, first = index.locate(item_ids), np.array(scores, np.float32)
     profile = build_profile([event(item_id) for item_id in user], index, 0.9)
-    return Ranked(index, item_ids, places, first, profile, rerank(index, profile.vector, places, first, weight))
+    ranking = rerank(index, profile.vector, places, first, weight)
+    return Ranked.of(index, ItemIds.of(item_ids), places, first, profile, ranking)
 
 
 def built(ranked: Ranked, top_k: int, explain: bool) -> pb.RerankResponse:
@@ -86,4 +88,4 @@ def test_a_spliced_answer_is_the_one_built_with_objects(
     expected = built(answer, top_k, explain)
     assert pb.RerankResponse.FromString(ranked_items(answer, top_k, explain)) == expected
     everyone = built(answer, 0, explain)
-    assert summary_winners(answer) == sum(item.reason == pb.ITEM_REASON_SUMMARY_ONLY for item in everyone.items)
+    assert answer.by_summary == sum(item.reason == pb.ITEM_REASON_SUMMARY_ONLY for item in everyone.items)

@@ -50,8 +50,8 @@ def call(
 ) -> tuple[grpc.StatusCode, bytes | str]:
     """Return the status of an RPC and what it answered, or why it did not."""
     descriptor = rpc.SERVICE.methods_by_name[method]
-    request_type = getattr(pb, descriptor.input_type.name)
-    handle = rpc._handler(method, getattr(service, method), request_type, metrics or MagicMock())
+    parse = rpc._parser(descriptor.input_type.name)
+    handle = rpc._handler(method, getattr(service, method), parse, metrics or MagicMock())
     try:
         return OK, asyncio.run(handle("r", body, Context(left)))  # type: ignore[arg-type]
     except AbortedErrorError as aborted:

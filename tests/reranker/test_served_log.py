@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from reranker.config import ServedLogSettings
 from reranker.errors import ConfigurationError
+from reranker.item_ids import ItemIds
 from reranker.profile import Profile, build_profile
 from reranker.replies import Ranked
 from reranker.scoring import rerank
@@ -30,10 +31,10 @@ def profile() -> Profile:
 
 
 def serving(scored: bool = True) -> Serving:
-    item_ids = ["a", "b", "x"]
+    item_ids = ItemIds.of(["a", "b", "x"])
     places = HELD.locate(item_ids)
     ranking = rerank(HELD, profile().vector, places, FIRST_STAGE, 0.5)
-    ranked = Ranked(HELD, item_ids, places, FIRST_STAGE, profile(), ranking) if scored else None
+    ranked = Ranked.of(HELD, item_ids, places, FIRST_STAGE, profile(), ranking) if scored else None
     degraded = [pb.DEGRADATION_ITEMS_NOT_INDEXED] if scored else [pb.DEGRADATION_SWITCHED_OFF]
     return Serving("r-1", "user", "b", pb.FUSION_UNSPECIFIED, 0.5, 2, item_ids, FIRST_STAGE, degraded, HELD, ranked)
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from reranker.config import Limits
 from reranker.errors import InvalidRequestError
-from reranker.reading import read_candidates
+from reranker.reading import read_candidates, read_rerank
 from reranker.v1 import reranker_pb2 as pb
 from reranker.validation import (
     check_count,
@@ -22,7 +22,7 @@ SMALL = Limits(candidates=3, history_events=2, id_bytes=8, label_bytes=4)
 
 def check(request: pb.RerankRequest, limits: Limits) -> None:
     check_rerank(request, limits)
-    read_candidates(request, limits)
+    read_candidates(read_rerank(request.SerializeToString()), limits)
 
 
 def assert_says(told: str, parts: list[str]) -> None:
