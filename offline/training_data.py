@@ -147,7 +147,7 @@ def _user_events(
         items=items,
         vectors=rows,
         judged=np.array([judged.get((user_id, event.item_id), -1) for event in known], np.int64),
-        strengths=np.array([ORDINARY.weight(event) for event in known], np.float32),
+        strengths=np.array(ORDINARY.weights(known), np.float32),
         user_id=user_id,
     )
 

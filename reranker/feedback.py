@@ -11,7 +11,8 @@ from that is reasoned, not measured, since no data at hand holds kinds or low ra
   half is the mildest way to say so. Only histories of both kinds notice, since shares add up to 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 from pydantic import Field, NonNegativeFloat
 from pydantic_settings import SettingsConfigDict
@@ -39,14 +40,15 @@ class Feedback(Table):
     """Ratings from the first to below the second speak against the item: of 1 to 5 stars, those below the middle.
     Other ratings weigh as their kind does; for a scale that is not 1 to 5, set this."""
 
-    def weight(self, event: Event) -> float:
-        """Return what the event says for its item, 0 or more; 1 for an ordinary positive event."""
+    def weights(self, events: Iterable[Event]) -> list[float]:
+        """Return what each event says for its item, 0 or more; 1 for an ordinary positive event."""
         lowest, liked = self.disliked_ratings
-        if event.rating is not None and lowest <= event.rating < liked:
-            return 0.0
-        return self._of_kind(event.kind.lower())
+        weight_of = self._weight_of_kind.get
+        return [
+            0.0 if event.rating is not None and lowest <= event.rating < liked else weight_of(event.kind.lower(), 1.0)
+            for event in events
+        ]
 
-    def _of_kind(self, kind: str) -> float:
-        if kind in self.kinds:
-            return self.kinds[kind]
-        return 0.0 if kind in AGAINST else LOOKS.get(kind, 1.0)
+    @cached_property
+    def _weight_of_kind(self) -> dict[str, float]:
+        return {**LOOKS, **dict.fromkeys(AGAINST, 0.0), **self.kinds}

@@ -68,7 +68,8 @@ class Index:
 
     def find(self, hashes: Hashes) -> Places:
         """Find items by the hashes of their ids."""
-        places = Places(np.full(len(hashes), -1, np.int64), np.full(len(hashes), -1, np.int64))
+        nowhere = np.full((2, len(hashes)), -1, np.int64)
+        places = Places(nowhere[0], nowhere[1])
         for number, segment in enumerate(self.segments):
             table, deleted = segment.table, segment.arrays.deleted
             known = (table.hashes, table.rows, table.starts, table.shift, deleted)
@@ -77,7 +78,10 @@ class Index:
         return places
 
     def weighted(self, places: Places, weights: NDArray[np.float32]) -> Vector:
-        """Return the sum of the items as parts of a history, each times its weight, shape (dimension,)."""
+        """Return the sum of the items as parts of a history, each times its weight, shape (dimension,).
+
+        weights: shape (m,), of the first m places.
+        """
         total = np.zeros(self.dimension, np.float32)
         for number, segment in enumerate(self.segments):
             kernels.add_weighted(weights, places.segments, places.rows, number, segment.arrays.interactions, total)

@@ -113,8 +113,11 @@ def add_weighted(
     vectors: Vector,
     out: Vector,
 ) -> None:
-    """Add the vectors of the items of one segment, each times its weight, to `out`, shape (dimension,)."""
-    for number in range(len(rows)):
+    """Add the vectors of the items of one segment, each times its weight, to `out`, shape (dimension,).
+
+    Items beyond the last weight are left out.
+    """
+    for number in range(len(weights)):
         if segments[number] == segment and weights[number] > 0:
             for at in range(len(out)):
                 out[at] += weights[number] * vectors[rows[number], at]

@@ -37,9 +37,11 @@ class Sent:
     """Of those candidates, distinct; None if they are still in the request."""
     scores: Scores
     """Of those candidates, NaN where absent."""
+    longest: int
+    """Bytes of the longest id among them."""
 
 
-_STILL_INSIDE = np.empty(0, np.float32)
+_NO_SCORES = np.empty(0, np.float32)
 
 
 def read_rerank(body: bytes) -> Sent:
@@ -47,11 +49,12 @@ def read_rerank(body: bytes) -> Sent:
     room = len(body) // request_wire.LEAST_BYTES
     edges, hashes, bits = np.empty((2, room), np.int64), np.empty(room, np.uint64), np.empty(room, np.uint32)
     text, rest = np.frombuffer(body, np.uint8), np.empty(len(body), np.uint8)
-    count, kept = request_wire.read_candidates(text, edges[0], edges[1], hashes, bits, rest)
+    count, longest, kept = request_wire.read_candidates(text, edges[0], edges[1], hashes, bits, rest)
     if not count:
-        return Sent(pb.RerankRequest.FromString(body), None, _STILL_INSIDE)
+        return Sent(pb.RerankRequest.FromString(body), None, _NO_SCORES, 0)
     item_ids = ItemIds(text, edges[0, :count], edges[1, :count], hashes[:count])
-    return Sent(pb.RerankRequest.FromString(rest[:kept].tobytes()), item_ids, bits[:count].view(np.float32))
+    request = pb.RerankRequest.FromString(rest[:kept].tobytes())
+    return Sent(request, item_ids, bits[:count].view(np.float32), longest)
 
 
 def read_candidates(sent: Sent, limits: Limits) -> tuple[ItemIds, Scores]:
@@ -64,7 +67,8 @@ def read_candidates(sent: Sent, limits: Limits) -> tuple[ItemIds, Scores]:
     else:
         item_ids, scores = sent.item_ids, sent.scores
         check_at_most("candidates", len(item_ids), limits.candidates)
-        check_lengths("candidates", item_ids, limits)
+        if sent.longest > limits.id_bytes:
+            check_lengths("candidates", item_ids, limits)
     if not sent.request.exclude_item_ids:
         return item_ids, scores
     excluded = hash_ids(sent.request.exclude_item_ids, len(sent.request.exclude_item_ids))

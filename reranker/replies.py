@@ -60,7 +60,7 @@ def ranked_items(ranked: Ranked, top_k: int, explain: bool) -> bytes:
     ranking, ids, segments, lengths = ranked.ranking, ranked.item_ids, ranked.places.segments, ranked.persona_lengths
     order = ranking.order[: top_k or None]
     out = np.empty(reply_wire.reply_size(order, ids.starts, ids.ends, lengths, explain), np.uint8)
-    personas_at = np.full(len(ids), -1, np.int64)
+    personas_at = np.empty(len(ids), np.int64)
     start = reply_wire.put_items(
         out,
         order,

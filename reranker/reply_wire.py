@@ -108,12 +108,13 @@ def put_items(
     """Write the items of `order`, best first, so that they end with `out`; return where they begin.
 
     The others have an entry a candidate: `text[starts:ends]` are the ids, `segments` is -1 for what the index does not
-    hold. A persona's own bytes are for `put_personas` to write where `personas_at` then says.
+    hold. A persona's own bytes are for `put_personas` to write where `personas_at` then says, -1 for none.
     """
     at = len(out)
     bits, persona_bits, first_bits = scores.view(np.uint32), persona_scores.view(np.uint32), first_stage.view(np.uint32)
     for rank in range(len(order), 0, -1):
         number, end = order[rank - 1], at
+        personas_at[number] = -1
         if persona_lengths[number] == 0:
             otherwise = _SUMMARY_ONLY if profiled else _NO_PROFILE
             at = put_field(out, at, _REASON, _NOT_INDEXED if segments[number] < 0 else otherwise)

@@ -125,26 +125,27 @@ def read_candidates(
     hashes: NDArray[np.uint64],
     scores: NDArray[np.uint32],
     rest: Bytes,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Enter where each candidate's id starts and ends in `body`, its hash, the bits of its score; copy all else.
 
     The arrays have room for len(body) // LEAST_BYTES candidates, `rest` for len(body). Returns how many candidates
-    there are, and the length of the rest; 0 candidates if any of the body is not as expected.
+    there are, the bytes of the longest id, and those of the rest; 0 candidates if any of the body is not as expected.
     """
-    count, kept, at = 0, 0, 0
+    count, longest, kept, at = 0, 0, 0, 0
     while at < len(body):
         if body[at] != _CANDIDATE:
             end = skip_field(body, at)
             if end < 0:
-                return 0, 0
+                return 0, 0, 0
             copy(body, at, end, rest, kept)
             kept, at = kept + end - at, end
             continue
         length, start = read_length(body, at + 1, len(body))
         if length < LEAST_BYTES - 2 or not read_candidate(body, start, start + length, count, starts, ends, scores):
-            return 0, 0
+            return 0, 0, 0
         if not is_sound(body, starts[count], ends[count], scores[count]):
-            return 0, 0
+            return 0, 0, 0
         hashes[count] = xxh64(body, starts[count], ends[count])
+        longest = max(longest, ends[count] - starts[count])
         count, at = count + 1, start + length
-    return (0, 0) if repeats(hashes[:count]) else (count, kept)
+    return (0, 0, 0) if repeats(hashes[:count]) else (count, longest, kept)

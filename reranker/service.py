@@ -244,11 +244,11 @@ class RerankerService:
     def _answer(self, ask: Ask, events: Sequence[Event], degraded: Degraded, stages: Stages) -> bytes:
         index = self._live.current
         # Looked up together: a lookup costs the same for ten items more.
-        past = hash_ids((event.item_id for event in events), len(events))
+        past = hash_ids([event.item_id for event in events], len(events))
         located = index.find(np.concatenate((past, ask.item_ids.hashes)))
         places = located[len(events) :]
         settings = self._settings
-        profile = build_profile(events, index, settings.gamma, settings.feedback, located[: len(events)])
+        profile = build_profile(events, index, settings.gamma, settings.feedback, located)
         stages.mark("profile")
         ranking = rerank(index, profile.vector, places, ask.first_stage, ask.weight, ask.rules)
         stages.mark("score")
@@ -326,8 +326,11 @@ class RerankerService:
         if self._answers % STAGES_EVERY == 0 and ranked.profile.watermark:
             self._metrics.history_age.observe(max(0.0, time() - ranked.profile.watermark / 1000))
         self._metrics.by_persona.inc(ranked.scored - ranked.by_summary)
-        self._metrics.by_summary.inc(ranked.by_summary)
-        self._metrics.by_nothing.inc(len(ranked.item_ids) - ranked.scored)
+        # Nought is most often what there is to add, and adding it takes as long.
+        if ranked.by_summary:
+            self._metrics.by_summary.inc(ranked.by_summary)
+        if ranked.scored < len(ranked.item_ids):
+            self._metrics.by_nothing.inc(len(ranked.item_ids) - ranked.scored)
 
 
 _NO_HISTORY: frozenset["pb.Degradation.ValueType"] = frozenset(

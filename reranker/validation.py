@@ -27,9 +27,10 @@ Ranking = pb.RerankRequest | pb.RecommendRequest
 
 def check_rerank(request: pb.RerankRequest, limits: Limits) -> None:
     """Raise InvalidRequestError unless the request keeps the contract of reranker.proto, its candidates apart."""
-    if not request.HasField("history"):
+    if request.HasField("history"):
+        check_history(request.history, limits)
+    else:
         check_id("user_id", request.user_id, limits, "or send a history")
-    check_history(request.history, limits)
     check_at_most("top_k", request.top_k, limits.candidates)
     check_ids("exclude_item_ids", request.exclude_item_ids, limits)
     check_rules(request, limits)

@@ -18,7 +18,7 @@ def event(item_id: str, kind: str = "", rating: float | None = None) -> Event:
 
 @pytest.mark.parametrize("kind", ["", "purchase", "review", "read", "like", "anything else"])
 def test_what_is_plainly_positive_weighs_one(kind: str) -> None:
-    assert Feedback().weight(event("east", kind)) == 1
+    assert Feedback().weights([event("east", kind)]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_history_of_dislikes_is_no_profile() -> None:
 
 @pytest.mark.parametrize("rating", [3.0, 5.0, 0.5, 8.0, -1.0, None])
 def test_a_good_rating_or_one_of_another_scale_weighs_one(rating: float | None) -> None:
-    assert Feedback().weight(event("east", rating=rating)) == 1
+    assert Feedback().weights([event("east", rating=rating)]) == [1]
 
 
 def test_a_look_weighs_half_of_a_choice() -> None:
@@ -64,8 +64,8 @@ def test_a_platform_sets_its_own_weights_and_scale(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PERSONA4REC_FEEDBACK_KINDS", '{"view": 0.1, "skip": 0.2}')
     monkeypatch.setenv("PERSONA4REC_FEEDBACK_DISLIKED_RATINGS", "[0, 6]")
     own = Feedback()
-    assert [own.weight(event("east", kind)) for kind in ("view", "skip", "dislike")] == [0.1, 0.2, 0.0]
-    assert [own.weight(event("east", rating=rating)) for rating in (5.9, 6.0, 11.0)] == [0, 1, 1]
+    assert own.weights(event("east", kind) for kind in ("view", "skip", "dislike")) == [0.1, 0.2, 0.0]
+    assert own.weights(event("east", rating=rating) for rating in (5.9, 6.0, 11.0)) == [0, 1, 1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["east", "north", "unknown"]), st.sampled_from(["", "view", "hide"]))))
