@@ -65,8 +65,8 @@ class AlignmentStage(Stage[Judgement, BaseModel]):
     def key(self, subject: Judgement) -> str:
         return subject.key
 
-    def done(self, dataset: Dataset) -> Iterable[str]:
-        return (f"{alignment.user_id}\n{alignment.item_id}" for alignment in dataset.alignments())
+    def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
+        return ((f"{alignment.user_id}\n{alignment.item_id}", "") for alignment in dataset.alignments())
 
     def calls(self, subject: Judgement) -> Sequence[Call[BaseModel]]:
         if not subject.history or len(subject.personas) == 1:

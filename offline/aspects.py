@@ -11,6 +11,7 @@ from pydantic import BaseModel, create_model
 from offline.calls import Call, review_tag, user_tag
 from offline.dataset import Dataset, Kind
 from offline.domains import Domain
+from offline.fingerprints import fingerprint
 from offline.quoting import messages, quoted
 from offline.records import Review, ReviewAspects
 from offline.sentences import cut
@@ -52,8 +53,11 @@ class AspectsStage(Stage[Review, BaseModel]):
     def key(self, subject: Review) -> str:
         return subject.review_id
 
-    def done(self, dataset: Dataset) -> Iterable[str]:
-        return (aspects.review_id for aspects in dataset.aspects())
+    def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
+        return ((aspects.review_id, aspects.fingerprint) for aspects in dataset.aspects())
+
+    def fingerprint(self, subject: Review) -> str:
+        return fingerprint(subject)
 
     def calls(self, subject: Review) -> Sequence[Call[BaseModel]]:
         if not subject.text.strip():
@@ -91,9 +95,8 @@ class AspectsStage(Stage[Review, BaseModel]):
         }
         if nulls / len(aspects) > MOST_NULLS:
             return Made(None, (Problem("says too little", f"{nulls} of {len(aspects)} slots are null"),), counts)
-        record = ReviewAspects(
-            review.review_id, review.item_id, aspects, review.user_id, review.rating, review.timestamp
-        )
+        about = (review.user_id, review.rating, review.timestamp)
+        record = ReviewAspects(review.review_id, review.item_id, aspects, *about, fingerprint(review))
         return Made(record, counts=counts)
 
 

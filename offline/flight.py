@@ -66,7 +66,7 @@ class Flight(Generic[Answer]):
         self._landing = asyncio.Event()
         self._leaving = asyncio.Event()
         self._working = 0
-        self._booked = NOTHING
+        self._booked = asker.ledger.usage
         self._stop: Exception | None = None
 
     async def bursts(self, slots: int) -> AsyncGenerator[tuple[Outcome[Answer], ...]]:

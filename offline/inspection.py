@@ -13,7 +13,7 @@ from offline.encoder import Encoder
 from offline.evidence import evidence
 from offline.lines import read_lines
 from offline.llm_cache import CACHE_FILE, ResponseCache, Spending
-from offline.persona_checks import ALIKE, SUPPORT, supports, words
+from offline.persona_checks import ALIKE, SUPPORT, likeness, supports
 from offline.rejects import REJECTS
 from reranker.records import Persona
 
@@ -157,8 +157,7 @@ def _said(dataset: Dataset, chosen: set[str]) -> dict[str, str]:
 def _nearest(personas: Sequence[Persona], encoder: Encoder) -> list[float]:
     if len(personas) == 1:
         return []
-    vectors = encoder.encode([words(persona) for persona in personas])
-    similar = vectors @ vectors.T
+    similar = likeness(personas, encoder)
     np.fill_diagonal(similar, -1)
     return [float(value) for value in similar.max(axis=1)]
 

@@ -52,6 +52,7 @@ class LlmClient:
         total: int | None = None,
         retry_rejected: bool = False,
         report: Report | None = None,
+        before: Progress | None = None,
     ) -> Generator[Outcome[Answer]]:
         """Yield the outcome of every call soon after it is there, in no set order.
 
@@ -60,6 +61,8 @@ class LlmClient:
         not; with `retry_rejected` it does where the reply gave no answer. What failed without a reply stays open.
 
         `stage` names the account; `total` is how many calls there are, for `report`, which is told how far the run is.
+        `before` is how far an earlier run was that this one goes on with: one count and one budget for both.
+
         Requests make progress only while an outcome is waited for: whoever takes longer than `timeout_seconds` over one
         makes those in flight time out, and be made again.
 
@@ -71,7 +74,7 @@ class LlmClient:
                 come back as rejected (unsaved).
 
         """
-        bursts = self.stream(stage, calls, total=total, retry_rejected=retry_rejected, report=report)
+        bursts = self.stream(stage, calls, total=total, retry_rejected=retry_rejected, report=report, before=before)
         with InterruptibleRunner() as runner:
             try:
                 while (burst := runner.run(_next(bursts))) is not None:
@@ -87,10 +90,12 @@ class LlmClient:
         total: int | None = None,
         retry_rejected: bool = False,
         report: Report | None = None,
+        before: Progress | None = None,
     ) -> AsyncGenerator[tuple[Outcome[Answer], ...]]:
         """Do as `run` does, within an event loop; outcomes that are there at the same time come together."""
-        began, progress = time.monotonic(), Progress(total)
-        ledger = Ledger(self.settings.prices, self.settings.budget, self.settings.token_budget)
+        progress = before or Progress(total)
+        began = time.monotonic() - progress.seconds
+        ledger = Ledger(self.settings.prices, self.settings.budget, self.settings.token_budget, progress.usage)
         async with self._api() as api:
             asker = Asker(api, self.model, self.settings, ledger)
             flight = Flight(stage, calls, asker, self.cache, retry_rejected=retry_rejected)

@@ -12,16 +12,21 @@ from offline.dataset import Dataset, Kind
 from offline.decisions import Decision, decided, decisions_by_item
 from offline.domains import Domain
 from offline.encoder import Encoder
+from offline.errors import ConfigurationError
 from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, evidence, persona_count, put_forward
 from offline.extractive_personas import extractive_personas
-from offline.persona_checks import ALIKE, checked, words
+from offline.persona_checks import ALIKE, UNSUPPORTED, admissible, checked, likeness
 from offline.quoting import messages, quoted
 from offline.records import ItemPersonas
 from offline.stages import Made, Problem, Stage
+from offline.support_judge import SupportJudge, Verdict, question
 from reranker.records import Persona, persona_id
 
 TOKENS_PER_PERSONA = 300
 """Of an answer: name, description and rationale of the length asked for take about 80, JSON 30; small models ramble."""
+
+TYPICAL_RATIONALE = "x" * 113
+"""For an estimate: the rationales of 5,454 personas at hand have so many characters in the mean."""
 
 TOO_FEW = "items with several reviews and only one persona left"
 
@@ -54,6 +59,7 @@ class PersonasStage(Stage[Subject, BaseModel]):
     domain: Domain
     encoder: Encoder = field(repr=False)
     """Measures diversity, support and likeness; should be the one that publishes."""
+    support_judge: SupportJudge = "similarity"
 
     def subjects(self, dataset: Dataset) -> Iterator[Subject]:
         by_item = decisions_by_item(dataset.path)
@@ -62,8 +68,8 @@ class PersonasStage(Stage[Subject, BaseModel]):
     def key(self, subject: Subject) -> str:
         return subject.evidence.item.item_id
 
-    def done(self, dataset: Dataset) -> Iterable[str]:
-        return (personas.item_id for personas in dataset.personas())
+    def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
+        return ((personas.item_id, "") for personas in dataset.personas())
 
     def calls(self, subject: Subject) -> Sequence[Call[BaseModel]]:
         pieces, most = self._chosen(subject.evidence)
@@ -76,14 +82,44 @@ class PersonasStage(Stage[Subject, BaseModel]):
         schema = personas_schema(least, most)
         return (Call(self.key(subject), prompt, schema, TOKENS_PER_PERSONA * most, tuple(tags)),)
 
+    def further(self, subject: Subject, answers: Sequence[BaseModel]) -> Sequence[Call[BaseModel]]:
+        """Return what to ask the judge: one call for each persona that may be stored if its evidence bears it out."""
+        if self.support_judge == "similarity":
+            return ()
+        pieces = {piece.review_id: piece for piece in subject.evidence.pieces}
+        found = admissible(self._written(subject, answers[0]), _said(subject), _about(subject)).personas
+        return [
+            self._question(subject, place, persona.preference_rationale, [pieces[r] for r in persona.evidence])
+            for place, persona in enumerate(found)
+        ]
+
+    def foreseen(self, subject: Subject) -> Sequence[Call[BaseModel]]:
+        """Return what to ask the judge if as many personas come as there is evidence for, each resting on its share."""
+        if self.support_judge == "similarity":
+            return ()
+        pieces, most = self._chosen(subject.evidence)
+        return [self._question(subject, place, TYPICAL_RATIONALE, pieces[place::most]) for place in range(most)]
+
     def made(self, subject: Subject, answers: Sequence[BaseModel]) -> Made:
-        pieces, _ = self._chosen(subject.evidence)
-        numbers = {number: piece.review_id for number, piece in enumerate(pieces, start=1)}
-        found = [_persona(self.key(subject), answer, numbers) for answer in answers[0].model_dump()["personas"]]
-        return self._made(subject, found)
+        verdicts = [answer for answer in answers[1:] if isinstance(answer, Verdict)]
+        judged = [Problem(UNSUPPORTED, "as the LLM judges") if v.supported == "no" else None for v in verdicts]
+        written = self._written(subject, answers[0])
+        return self._made(subject, written, None if self.support_judge == "similarity" else judged)
 
     def extracted(self, subject: Subject) -> Made:
+        if self.support_judge != "similarity":
+            raise ConfigurationError(
+                f"--support-judge is {self.support_judge!r}, and with --llm none there is no LLM to judge: leave it out"
+            )
         return self._made(subject, extractive_personas(subject.evidence, self.domain, self.encoder))
+
+    def _written(self, subject: Subject, answer: BaseModel) -> list[Persona]:
+        pieces, _ = self._chosen(subject.evidence)
+        numbers = {number: piece.review_id for number, piece in enumerate(pieces, start=1)}
+        return [_persona(self.key(subject), persona, numbers) for persona in answer.model_dump()["personas"]]
+
+    def _question(self, subject: Subject, place: int, rationale: str, pieces: Sequence[Piece]) -> Call[Any]:
+        return question(f"{self.key(subject)}\n{place}", rationale, pieces, self.domain)
 
     def _chosen(self, found: ItemEvidence) -> tuple[list[Piece], int]:
         """Return the pieces that are put forward, and how many personas they are good for."""
@@ -91,27 +127,35 @@ class PersonasStage(Stage[Subject, BaseModel]):
         places = put_forward(found.pieces, vectors)
         return [found.pieces[place] for place in places], persona_count(vectors[places])
 
-    def _made(self, subject: Subject, personas: Sequence[Persona]) -> Made:
-        item = subject.evidence.item
-        said = {piece.review_id: piece.words for piece in subject.evidence.pieces}
-        about = f"{item.title} {item.description} {subject.evidence.summary} {' '.join(item.attributes.values())}"
-        left = checked(personas, said, about, self.encoder)
+    def _made(
+        self, subject: Subject, personas: Sequence[Persona], unsupported: Sequence[Problem | None] | None = None
+    ) -> Made:
+        said = _said(subject)
+        left = checked(personas, said, _about(subject), self.encoder, unsupported)
         kept = decided(left.personas, subject.decisions, said, self.alike)
         if not kept:
             return Made(None, left.problems or (Problem("blocked by an editor"),))
         counts = {"personas": len(kept), TOO_FEW: int(len(kept) == 1 < len(said))}
-        return Made(ItemPersonas(item.item_id, kept), left.problems, counts)
+        return Made(ItemPersonas(self.key(subject), kept), left.problems, counts)
 
     def alike(self, one: Persona, other: Persona) -> bool:
         """Return whether two personas say the same (`persona_checks.ALIKE`)."""
-        first, second = self.encoder.encode([words(one), words(other)])
-        return bool(first @ second >= ALIKE)
+        return bool(likeness([one, other], self.encoder)[0, 1] >= ALIKE)
 
 
 @lru_cache(maxsize=16)
 def personas_schema(least: int, most: int) -> type[BaseModel]:
     """Return what an answer of so many personas is."""
     return create_model("Personas", personas=(list[PersonaAnswer], Field(min_length=least, max_length=most)))
+
+
+def _said(subject: Subject) -> dict[str, str]:
+    return {piece.review_id: piece.words for piece in subject.evidence.pieces}
+
+
+def _about(subject: Subject) -> str:
+    item = subject.evidence.item
+    return f"{item.title} {item.description} {subject.evidence.summary} {' '.join(item.attributes.values())}"
 
 
 def _data(found: ItemEvidence, pieces: Sequence[Piece]) -> str:

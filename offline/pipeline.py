@@ -11,6 +11,7 @@ from offline.encoder import BUNDLED, load_encoder
 from offline.errors import ConfigurationError
 from offline.stages import Stage
 from offline.summaries import SummariesStage
+from offline.support_judge import SupportJudge
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class StageSettings:
     seed: int = 0
     encoder: str = BUNDLED
     """By name or directory, as for publishing: measures the personas."""
+    support_judge: SupportJudge = "similarity"
 
 
 def _personas(settings: StageSettings) -> Stage[Any, Any]:
@@ -31,7 +33,8 @@ def _personas(settings: StageSettings) -> Stage[Any, Any]:
     from offline.personas import PersonasStage
     from offline.vector_cache import CachedEncoder, default_folder
 
-    return PersonasStage(settings.domain, CachedEncoder(load_encoder(settings.encoder), default_folder()))
+    encoder = CachedEncoder(load_encoder(settings.encoder), default_folder())
+    return PersonasStage(settings.domain, encoder, settings.support_judge)
 
 
 STAGES: Mapping[str, Callable[[StageSettings], Stage[Any, Any]]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from offline.calls import estimated_input_tokens
+from offline.calls import Call, estimated_input_tokens
 from offline.errors import EndpointError
 from offline.llm import LlmClient
 from offline.progress import Progress
@@ -32,12 +32,10 @@ class Reasoning:
         """
         if self.client is None:
             return [stage.extracted(subject) for subject in subjects]
-        calls = [tuple(stage.calls(subject)) for subject in subjects]
-        results = self._asked(stage.name, [call for of_subject in calls for call in of_subject])
-        return [
-            _made(stage, subject, [results[call.key] for call in of_subject])
-            for subject, of_subject in zip(subjects, calls, strict=True)
-        ]
+        first = self._answers(stage, [stage.calls(subject) for subject in subjects])
+        pairs = list(zip(subjects, first, strict=True))
+        then = self._answers(stage, [() if _rejected(got) else stage.further(subject, got) for subject, got in pairs])
+        return [_made(stage, subject, [*got, *more]) for (subject, got), more in zip(pairs, then, strict=True)]
 
     def tokens(self, stage: Stage[Subject, Any], subject: Subject) -> int:
         """Return how many tokens a subject's calls take at most, each answered at its first attempt."""
@@ -50,7 +48,13 @@ class Reasoning:
         if self.client is not None:
             self.client.cache.forget(tag)
 
-    def _asked(self, stage: str, calls: Sequence[Any]) -> dict[str, Any]:
+    def _answers(self, stage: Stage[Any, Any], calls: Sequence[Sequence[Call[Any]]]) -> list[list[Any]]:
+        """Return what came of the calls of each subject."""
+        all_calls = [call for of_subject in calls for call in of_subject]
+        results = self._asked(stage.name, all_calls) if all_calls else {}
+        return [[results[call.key] for call in of_subject] for of_subject in calls]
+
+    def _asked(self, stage: str, calls: Sequence[Call[Any]]) -> dict[str, Any]:
         assert self.client  # noqa: S101 - only asked where there is one
         last = Progress()
 
@@ -68,7 +72,11 @@ class Reasoning:
 
 
 def _made(stage: Stage[Subject, Any], subject: Subject, answers: list[Any]) -> Made:
-    rejected = next((answer for answer in answers if isinstance(answer, Rejected)), None)
+    rejected = _rejected(answers)
     if rejected:
         return Made(None, (Problem(rejected.reason, rejected.detail),))
     return stage.made(subject, answers)
+
+
+def _rejected(answers: Sequence[Any]) -> Rejected | None:
+    return next((answer for answer in answers if isinstance(answer, Rejected)), None)

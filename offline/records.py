@@ -163,6 +163,8 @@ class ItemSummary:
 
     item_id: Id
     summary: str
+    fingerprint: Text = ""
+    """Of the item it was made from (`offline.fingerprints`); "" where that is not known, as in other people's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ class ReviewAspects:
     user_id: Id | None = None
     rating: Rating = None
     timestamp: Timestamp = None
+    fingerprint: Text = ""
+    """Of the review they were made from; "" as of a summary."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,14 +82,23 @@ class Refresh:
 
     def publish(self, item_ids: Sequence[str]) -> None:
         """Bring the index in line with what the state has of items."""
+        now = self._known(item_ids)
+        while True:
+            written = now
+            self.metrics.published.inc(self.publisher.publish(*written))
+            # Another process may have been faster with something newer, which is then overwritten.
+            if (now := self._known(item_ids)) == written:
+                return
+
+    def _known(self, item_ids: Sequence[str]) -> tuple[list[Document], list[str]]:
+        """Return what the state has of items, and which of them are gone."""
         known = {item_id: self.state.item(item_id) for item_id in item_ids}
         documents = [
             Document(found.item, summary_of(found.item, found.summary), self.state.personas(item_id))
             for item_id, found in known.items()
             if found and not found.deleted
         ]
-        gone = [item_id for item_id, found in known.items() if found and found.deleted]
-        self.metrics.published.inc(self.publisher.publish(documents, gone))
+        return documents, [item_id for item_id, found in known.items() if found and found.deleted]
 
     def _summarise(self, item_ids: Sequence[str]) -> None:
         found = [self.state.item(item_id) for item_id in item_ids]

@@ -49,16 +49,20 @@ class Estimate:
 class Ledger:
     """The account of one run. Its budgets hold also for the requests in flight: each reserves the most it may use.
 
-    `budget` is in the currency of the prices, `token_budget` counts input and output together; None: no limit. Used
-    within one event loop.
+    `budget` is in the currency of the prices, `token_budget` counts input and output together; None: no limit. `usage`
+    is what was used before, and booked elsewhere. Used within one event loop.
     """
 
-    def __init__(self, prices: Prices, budget: float | None, token_budget: int | None = None) -> None:
+    def __init__(
+        self, prices: Prices, budget: float | None, token_budget: int | None = None, usage: Usage = NOTHING
+    ) -> None:
         self.prices = prices
         self.budget = budget
         self.token_budget = token_budget
-        self.usage = NOTHING
+        self.usage = usage
         self._reserved: dict[int, Usage] = {}
+        self._in_flight = NOTHING
+        """All that is reserved: to add it up anew for each request takes longer the more are in flight."""
         self._freed = asyncio.Condition()
 
     @property
@@ -72,16 +76,17 @@ class Ledger:
         Raises BudgetExhaustedError if the budgets do not have it.
         """
         async with self._freed:
-            while not self._affords(sum(self._reserved.values(), self.usage + most)):
+            while not self._affords(self.usage + self._in_flight + most):
                 if not self._reserved:
                     raise BudgetExhaustedError(self._refusal(most))
                 await self._freed.wait()
             self._reserved[ask] = most
+            self._in_flight += most
 
     async def settle(self, ask: int, usage: Usage) -> None:
         """Book what a request has used in place of what was reserved for it."""
         async with self._freed:
-            self._reserved.pop(ask, None)
+            self._in_flight -= self._reserved.pop(ask, NOTHING)
             self.book(usage)
             self._freed.notify_all()
 

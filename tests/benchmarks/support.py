@@ -1,25 +1,32 @@
-"""How well `support` tells a persona's own rationale from another's: `python -m tests.benchmarks.support DIR`.
+"""How well a rationale is told from another persona's: `python -m tests.benchmarks.support DIR [LLM]`.
 
 DIR is a dataset with personas, aspects (or reviews) and items with categories. Every rationale is put beside its own
 evidence (true), beside the evidence of a persona of another item that shares a category (swapped), and beside that of
 another persona of the same item (which is harder, and not what the threshold is chosen for). The threshold is chosen on
-the items of one half, all figures are of the other half.
+the items of one half, all figures are of the other half. With an LLM (local=PATH or URL), a sample is put to it, too.
 """
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from offline.dataset import Dataset
+from offline.domains import load_domain
 from offline.encoder import Encoder, load_encoder
+from offline.endpoints import opened
 from offline.evidence import evidence
+from offline.llm import LlmClient
+from offline.llm_cache import ResponseCache
+from offline.llm_settings import LlmSettings, NoLlm, llm_source
 from offline.persona_checks import supports
+from offline.support_judge import Verdict, question
 from offline.vector_cache import CachedEncoder, default_folder
 from reranker.records import Persona
 
@@ -28,6 +35,9 @@ STOPPED = 0.95
 the letter of the evidence than the one that wrote the dataset's personas."""
 
 DRAWS = 1000
+
+JUDGED = 24
+"""Cases of a kind that are put to an LLM: a small one on two cores takes seconds each."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,32 @@ def interval(true: NDArray[np.float64], false: NDArray[np.float64]) -> tuple[flo
     return float(low), float(high)
 
 
+def judged(dataset: Dataset, llm: str) -> Iterator[str]:
+    """Put a sample of the cases to an LLM, as `--support-judge llm` does."""
+    found, _ = cases(dataset)
+    pieces = {piece.review_id: piece for of_item in evidence(dataset) for piece in of_item.pieces}
+    settings, domain, source = LlmSettings(), load_domain("generic"), llm_source(llm)
+    assert not isinstance(source, NoLlm)
+    with (
+        TemporaryDirectory() as folder,
+        ResponseCache(Path(folder) / "cache.sqlite") as cache,
+        opened(source, settings) as endpoint,
+    ):
+        client = LlmClient(endpoint, cache, settings)
+        for kind in ("true", "swapped"):
+            drawn = np.random.default_rng(0).choice(len(found[kind]), JUDGED, replace=False)
+            personas = [found[kind][place].persona for place in drawn]
+            calls = (
+                question(f"{n}", p.preference_rationale, [pieces[r] for r in p.evidence], domain)
+                for n, p in enumerate(personas)
+            )
+            verdicts = Counter(
+                outcome.result.supported if isinstance(outcome.result, Verdict) else "no answer"
+                for outcome in client.run("support", calls)
+            )
+            yield f"{kind}: {dict(verdicts)} of {JUDGED}"
+
+
 def report(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
     found, said = cases(dataset)
     scores = {
@@ -96,3 +132,5 @@ def report(dataset: Dataset, encoder: Encoder) -> Iterator[str]:
 if __name__ == "__main__":
     for line in report(Dataset(Path(sys.argv[1])), CachedEncoder(load_encoder(), default_folder())):
         print(line)  # noqa: T201
+    for line in judged(Dataset(Path(sys.argv[1])), sys.argv[2]) if sys.argv[2:] else ():
+        print(line, flush=True)  # noqa: T201

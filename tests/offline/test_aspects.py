@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from offline.aspects import LONGEST_REVIEW, AspectsStage, aspects_schema, without_repeats
 from offline.calls import schema_of
 from offline.domains import load_domain
+from offline.fingerprints import fingerprint
 from offline.records import Review, ReviewAspects
 from offline.stages import Made
 
@@ -48,7 +49,7 @@ def test_the_review_and_every_slot_are_in_the_prompt() -> None:
 def test_the_record_keeps_whose_and_when() -> None:
     record = made("sea stories", None, "dense prose", None).record
     expected = dict(zip(SLOTS, ("sea stories", None, "dense prose", None), strict=True))
-    assert record == ReviewAspects("r1", "b1", expected, "u1", 4.0, 1000)
+    assert record == ReviewAspects("r1", "b1", expected, "u1", 4.0, 1000, fingerprint(SEA))
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "null", "N/A", "None.", "not mentioned", "Not specified", "(unknown)"])

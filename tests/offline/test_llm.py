@@ -370,6 +370,20 @@ def test_a_budget_is_never_exceeded_and_the_next_run_goes_on(
     assert len(stub.requests) == 50
 
 
+def test_a_run_that_goes_on_with_another_has_its_budget_and_its_count(
+    stub: StubLlm, client: Client, cache: ResponseCache
+) -> None:
+    told: list[Progress] = []
+    asking = client(token_budget=3000)
+    list(asking.run("s", calls(20), report=told.append))
+    assert (told[-1].done, told[-1].usage.tokens) == (20, 2200)
+    with pytest.raises(BudgetExhaustedError, match="the budget of 3,000 tokens"):
+        list(asking.run("s", calls(20, first=20), report=told.append, before=told[-1]))
+    assert 20 < told[-1].done < 28
+    assert told[-1].usage.tokens == 110 * len(stub.requests) <= 3000
+    assert cache.spending()[0].usage.tokens == told[-1].usage.tokens, "what the first run used is booked once"
+
+
 def test_the_budget_holds_for_what_is_in_flight(stub: StubLlm, client: Client) -> None:
     stub.script = lambda number, body: completion(usage=(4, 100))  # as costly as can be
     with pytest.raises(BudgetExhaustedError):

@@ -53,11 +53,30 @@ def test_a_rationale_that_its_evidence_does_not_bear_out_is_refused(encoder: Enc
 
 
 def test_near_duplicates_become_one_with_the_evidence_of_both(encoder: Encoder) -> None:
-    other = replace(GOOD, name="Sea Stories Regular", evidence=("r1", "r2"))
-    vectors = np.array([[1, 0], [0.95, 0.3122], [0, 1]], np.float32)
-    third = replace(GOOD, name="Rope Expert")
-    assert merged([GOOD, other, third], vectors) == (replace(GOOD, evidence=("r1", "r2")), third)
+    other = replace(GOOD, name="Follower of Captains", evidence=("r1", "r2"))
+    other = replace(other, description="Seeks long voyages and salt air that are told without any hurry.")
+    third = replace(GOOD, description="Knits.", preference_rationale="This persona is wary of chapters about ropes.")
+    assert merged([GOOD, other, third], encoder) == (replace(GOOD, evidence=("r1", "r2")), third)
     assert len(checked([GOOD, replace(other, evidence=("r1",))], SAID, "", encoder).personas) == 1
+
+
+def test_personas_of_the_same_topic_and_opposite_minds_stay_two(encoder: Encoder) -> None:
+    """The likest two of a film in IMDB, which a large model wrote to differ."""
+    gleeful = replace(
+        GOOD,
+        description="Wants horror that makes an audience scream and giggle in quick succession. Enjoys outrageous "
+        "timing, dark jokes and a filmmaker who treats terror like a carnival ride.",
+        preference_rationale="This persona appreciates this film because it is a fun, campy and over-the-top horror "
+        "with dark humor.",
+    )
+    straight = replace(
+        GOOD,
+        description="Wants horror to frighten with logic, restraint and convincing effects. Bodily fluids, digital "
+        "trickery and unintended laughter feel like an insult to a serious supernatural threat.",
+        preference_rationale="This persona is wary of this film because gross-out gore, poor CGI and plot holes make "
+        "horror laughable.",
+    )
+    assert merged([gleeful, straight], encoder) == (gleeful, straight)
 
 
 @pytest.mark.parametrize(

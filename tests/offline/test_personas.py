@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline.dataset import Dataset, Item, ItemPersonas, Review, write_jsonl
+from offline.dataset import Dataset, Item, ItemPersonas, ItemSummary, Review, ReviewAspects, write_jsonl
 from offline.decisions import Decision, decide
 from offline.domains import load_domain
 from offline.encoder import Encoder
@@ -124,6 +124,27 @@ def test_low_ratings_are_critical_on_the_scale_that_occurs(tmp_path: Path) -> No
     write_jsonl(tmp_path / "reviews.jsonl", rated)
     (found,) = evidence(Dataset(tmp_path))
     assert [piece.critical for piece in found.pieces] == [True, True, False, False, False]
+
+
+def test_evidence_comes_item_by_item_from_files_in_any_order(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "items.jsonl", [Item("a", "A"), Item("none", "N"), Item("b", "B")])
+    reviews = [Review(f"{item}{n}", f"u{n}", item, f"Words {n}.", title="T") for n in range(3) for item in "ba"]
+    write_jsonl(tmp_path / "reviews.jsonl", reviews)
+    write_jsonl(tmp_path / "summaries.jsonl", [ItemSummary("b", "About b.")])
+    dataset = Dataset(tmp_path)
+    found = list(evidence(dataset))
+    assert [(e.item.item_id, [p.review_id for p in e.pieces]) for e in found] == [
+        ("a", ["a0", "a1", "a2"]),
+        ("b", ["b0", "b1", "b2"]),
+    ]
+    assert found[1].summary == "About b."
+    assert found[0].pieces[1] == Piece("a1", "T. Words 1.", "T. Words 1.", "u1")
+    said = [ReviewAspects("b2", "b", {"x": "slow", "y": None}), ReviewAspects("gone", "a", {"x": "fast"})]
+    write_jsonl(tmp_path / "aspects.jsonl", [*said, ReviewAspects("a0", "a", {"x": None})])
+    assert [e.pieces for e in evidence(dataset)] == [
+        (Piece("gone", "fast", "fast "),),
+        (Piece("b2", "slow", "slow T. Words 2."),),
+    ]
 
 
 @pytest.fixture

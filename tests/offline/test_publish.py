@@ -1,16 +1,22 @@
 """Publishing to a real Milvus: what is written, what is left alone, and what readers see meanwhile."""
 
+import multiprocessing
+import os
+import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
+from threading import Timer
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
+import offline.publish
 from offline.dataset import Dataset
 from offline.publish import Document, PublishReport, documents, embed, publish
 from offline.records import Item
@@ -309,46 +315,41 @@ def test_publishing_no_items_leaves_an_empty_index(store: MilvusPersonaStore, en
 # ---- a publisher that is killed --------------------------------------------------------------------------------------
 
 ITEMS, BATCH = 24, 8
-KILLED = """
-import os, signal, sys
-import offline.publish
-from offline.dataset import Dataset
-from persona4rec.demo import CATALOGUE
-from reranker.personas_milvus import MilvusPersonaStore
-from tests.offline.encoders import Hashed
-from tests.offline.test_publish import BATCH, ITEMS, renamed
+When = Literal["between batches", "rows, no manifests", "old rows stay"]
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes of their own, forked from one that has imported all this once."""
+PROCESSES.set_forkserver_preload([__name__])
 
-when, uri, rebuild = sys.argv[1:]
-die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-store = MilvusPersonaStore(uri)
-upsert, collect, manifests = store.milvus.client.upsert, store.collect, 0
 
-def dying_upsert(collection, *arguments, **options):
-    global manifests
-    if collection.startswith("items_"):
-        manifests += 1
-        if when == "rows, no manifests" and manifests == 2:
+def publish_until(when: When, uri: str, found: Sequence[Document], rebuild: bool) -> None:
+    """Publish, and die on the way as by kill -9. To be run in a process of its own."""
+    store = MilvusPersonaStore(uri)
+    upsert, collect, manifests = store.milvus.client.upsert, store.collect, count(1)
+
+    def dying_upsert(collection: str, *given: Any, **named: Any) -> None:
+        if collection.startswith("items_") and next(manifests) == 2 and when == "rows, no manifests":
             die()
-    upsert(collection, *arguments, **options)
+        upsert(collection, *given, **named)
 
-def dying_collect(*arguments):
-    if when == "old rows stay":
-        die()
-    collect(*arguments)
+    def dying_collect(*given: Any) -> None:
+        if when == "old rows stay":
+            die()
+        collect(*given)
 
-store.milvus.client.upsert, store.collect = dying_upsert, dying_collect
-offline.publish.BATCH_ITEMS = BATCH
-found = [renamed(document) for document in offline.publish.documents(Dataset.open(CATALOGUE))[:ITEMS]]
-offline.publish.publish(
-    found, store, Hashed(), rebuild=rebuild == "True", report=lambda _: die() if when == "between batches" else None
-)
-"""
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    offline.publish.BATCH_ITEMS = BATCH
+    with patch.object(store.milvus.client, "upsert", dying_upsert), patch.object(store, "collect", dying_collect):
+        at_report = die if when == "between batches" else lambda: None
+        publish(found, store, Hashed(), rebuild=rebuild, report=lambda _: at_report())
 
 
-def publish_and_die(when: str, uri: str, *, rebuild: bool = False) -> None:
-    arguments = [when, uri, str(rebuild)]
-    died = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=120)
-    assert died.returncode == -signal.SIGKILL, died.stderr
+def publish_and_die(when: When, uri: str, found: Sequence[Document], *, rebuild: bool = False) -> None:
+    process = PROCESSES.Process(target=publish_until, args=(when, uri, found, rebuild))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture
@@ -358,14 +359,14 @@ def to_publish(books: tuple[Document, ...]) -> list[Document]:
 
 @pytest.mark.parametrize("when", ["between batches", "rows, no manifests", "old rows stay"])
 def test_a_killed_publish_leaves_whole_items_and_the_next_one_completes_it(
-    when: str,
+    when: When,
     store: MilvusPersonaStore,
     books: tuple[Document, ...],
     to_publish: list[Document],
     encoder: Hashed,
 ) -> None:
     publish(books[:ITEMS], store, encoder)
-    publish_and_die(when, store.uri)
+    publish_and_die(when, store.uri, to_publish)
 
     index = loaded(store)
     of_item = {d.item.item_id: personas_of(index, d.item.item_id) for d in to_publish}
@@ -385,14 +386,14 @@ def test_a_killed_publish_leaves_whole_items_and_the_next_one_completes_it(
 
 @pytest.mark.parametrize("when", ["between batches", "rows, no manifests"])
 def test_a_killed_rebuild_was_never_seen(
-    when: str,
+    when: When,
     store: MilvusPersonaStore,
     books: tuple[Document, ...],
     to_publish: list[Document],
     encoder: Hashed,
 ) -> None:
     publish(books[:ITEMS], store, encoder)
-    publish_and_die(when, store.uri, rebuild=True)
+    publish_and_die(when, store.uri, to_publish, rebuild=True)
     assert_holds(store, books[:ITEMS], encoder)
     publish(to_publish, store, encoder, rebuild=True)
     assert_holds(store, to_publish, encoder)
@@ -402,8 +403,56 @@ def test_a_killed_rebuild_was_never_seen(
 def test_a_first_publish_that_was_killed_was_never_seen(
     store: MilvusPersonaStore, to_publish: list[Document], encoder: Hashed
 ) -> None:
-    publish_and_die("between batches", store.uri, rebuild=True)
+    publish_and_die("between batches", store.uri, to_publish, rebuild=True)
     assert store.version() is None
     publish(to_publish, store, encoder)
     assert_holds(store, to_publish, encoder)
     assert [version.in_use for version in store.versions()] == [True], "what was killed is collected"
+
+
+def revised(document: Document, revision: int) -> Document:
+    """Return the document with other names, of that revision, for all of its personas."""
+    item_id, named = document.item.item_id, [replace(p, name=f"{p.name} {revision}") for p in document.personas]
+    new_ids = [persona_id(item_id, p.name, p.description, p.preference_rationale) for p in named]
+    personas = (replace(p, persona_id=new_id) for p, new_id in zip(named, new_ids, strict=True))
+    return replace(document, personas=tuple(personas))
+
+
+def publish_for_ever(uri: str, found: Sequence[Document], first: int) -> None:
+    store = MilvusPersonaStore(uri)
+    for revision in count(first):
+        publish([revised(document, revision) for document in found], store, Hashed())
+
+
+def assert_whole(index: Index, found: Sequence[Document]) -> None:
+    """Check that every item is served as one of its revisions has it, no matter which."""
+    for document in found:
+        served = personas_of(index, document.item.item_id)
+        revision = int(served[0].name.rsplit(" ", 1)[1])
+        assert served == revised(document, revision).personas
+
+
+def test_kills_at_any_moment_leave_whole_items_to_whoever_follows(
+    store: MilvusPersonaStore, books: tuple[Document, ...], encoder: Hashed, tmp_path: Path
+) -> None:
+    found, drawn = books[:ITEMS], random.Random(5)
+    publish([revised(document, 0) for document in found], store, encoder)
+    index = refreshed(store, tmp_path)
+    for first in (1000, 2000, 3000, 4000):
+        process = PROCESSES.Process(target=publish_for_ever, args=(store.uri, found, first))
+        process.start()
+        begun = index.generation
+        while index.generation == begun:
+            assert process.is_alive()
+            index = refreshed(store, tmp_path)
+        killer = Timer(drawn.uniform(0.0, 0.5), process.kill)
+        killer.start()
+        while process.is_alive():
+            index = refreshed(store, tmp_path)
+            assert_whole(index, found)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        index = refreshed(store, tmp_path)
+        assert_whole(index, found)
+    publish(found, store, encoder)
+    assert_holds(store, found, encoder)

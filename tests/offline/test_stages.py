@@ -4,6 +4,7 @@ import json
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from offline.alignment import AlignmentStage
 from offline.appending import appending
 from offline.aspects import AspectsStage
 from offline.calls import Call, Model
-from offline.dataset import Dataset
+from offline.dataset import Dataset, Item, write_jsonl
 from offline.domains import load_domain
 from offline.endpoints import Endpoint
 from offline.errors import BudgetExhaustedError, ConfigurationError, DatasetError, EndpointError
@@ -23,6 +24,7 @@ from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings
 from offline.stages import Ask, cached_only, open_calls, run, run_without_llm, unanswered
+from offline.summaries import SummariesStage
 from tests.offline.reviewed import answered, lines, number, reviewed
 from tests.stub_llm import Answer, StubLlm, completion, failure
 
@@ -109,6 +111,55 @@ def test_only_new_reviews_are_asked_about(stub: StubLlm, dataset: Dataset, askin
     grown = reviewed(dataset.path, COUNT + 3)
     assert run(STAGE, grown, asking()).done == 3
     assert sorted(map(number, stub.requests)) == [COUNT, COUNT + 1, COUNT + 2]
+
+
+def reworded(dataset: Dataset, changed: set[int]) -> Dataset:
+    """Let some reviews say more than they did."""
+    reviews = [
+        replace(review, text=f"{review.text} On second thoughts: dull.") if n in changed else review
+        for n, review in enumerate(dataset.reviews())
+    ]
+    write_jsonl(dataset.path / "reviews.jsonl", reviews)
+    return dataset
+
+
+def test_records_of_reviews_that_have_changed_are_made_anew_and_they_alone(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    run(STAGE, dataset, asking())
+    path = dataset.path / "aspects.jsonl"
+    foreign = '{"review_id": "r1", "item_id": "i", "aspects": {"purpose": "of someone else"}}'
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["review_id"] != "r1"]
+    path.write_text("\n".join([*kept, foreign, "a bad line"]) + "\n")
+    stub.requests.clear()
+    changed = reworded(dataset, {1, 7, 30})
+    assert len(list(open_calls(STAGE, changed))) == 2
+    report = run(STAGE, changed, asking())
+    assert (report.stale, report.before, report.done) == (2, COUNT - 2, 2)
+    assert sorted(map(number, stub.requests)) == [7, 30], "r1 does not say what it was made from"
+    left = set(clean) & set(records(changed))
+    assert {json.loads(line)["review_id"] for line in set(clean) - left} == {"r1", "r7", "r30"}
+    assert {foreign, "a bad line"} <= set(records(changed))
+    assert run(STAGE, changed, unanswered).stale == 0
+
+
+def test_a_change_that_no_prompt_shows_costs_nothing(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    run(STAGE, dataset, asking())
+    stub.requests.clear()
+    write_jsonl(dataset.path / "reviews.jsonl", [replace(review, rating=1) for review in dataset.reviews()])
+    report = run(STAGE, dataset, asking())
+    assert (report.stale, report.done, len(stub.requests)) == (COUNT, COUNT, 0)
+    assert {record.rating for record in dataset.aspects()} == {1.0}
+
+
+def test_an_item_that_has_changed_is_summarised_anew(dataset: Dataset) -> None:
+    stage = SummariesStage(STAGE.domain)
+    run_without_llm(stage, dataset)
+    write_jsonl(dataset.path / "items.jsonl", [Item("i", "Item", "About the mountains.")])
+    assert run_without_llm(stage, dataset).stale == 1
+    assert [one.summary for one in dataset.summaries()] == ["About the mountains."]
 
 
 FAULTS = (

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from offline.domains import load_domain
+from offline.fingerprints import fingerprint
 from offline.records import Item, ItemSummary
 from offline.summaries import LONGEST_DESCRIPTION, MOST_WORDS, SummariesStage, Summary, described
 
@@ -31,7 +32,9 @@ def test_an_item_without_metadata_asks_nobody_and_has_no_summary() -> None:
 
 
 def test_an_answer_becomes_the_summary() -> None:
-    assert STAGE.made(ITEM, [Summary(summary=" Two\n words. ")]).record == ItemSummary("b1", "Two words.")
+    assert STAGE.made(ITEM, [Summary(summary=" Two\n words. ")]).record == ItemSummary(
+        "b1", "Two words.", fingerprint(ITEM)
+    )
 
 
 @pytest.mark.parametrize("text", ["", " \n", "word " * (MOST_WORDS + 1)])
@@ -41,4 +44,4 @@ def test_what_is_no_summary_is_asked_for_again(text: str) -> None:
 
 
 def test_without_an_llm_the_description_speaks() -> None:
-    assert STAGE.extracted(ITEM).record == ItemSummary("b1", "What it is about.")
+    assert STAGE.extracted(ITEM).record == ItemSummary("b1", "What it is about.", fingerprint(ITEM))

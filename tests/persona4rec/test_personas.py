@@ -7,7 +7,9 @@ import pytest
 
 from offline.dataset import Dataset, write_jsonl
 from persona4rec.demo import CATALOGUE
+from tests.offline.written import to_be_written, written
 from tests.persona4rec.running import complaint, persona4rec, succeeded
+from tests.stub_llm import StubLlm
 
 
 @pytest.fixture
@@ -46,6 +48,19 @@ def test_personas_without_an_llm_then_nothing_to_do_then_a_report(books: Path) -
     assert "3 before" in succeeded(persona4rec("personas", books, "--llm", "none", "--domain", "books"))
     assert "3 of 3 items" in succeeded(persona4rec("inspect", books, "--html", books / "report.html"))
     assert (books / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.integration
+def test_a_budget_holds_for_the_personas_and_their_judge_together(tmp_path: Path) -> None:
+    """12 personas calls and 24 of the judge take 110 tokens each."""
+    dataset = to_be_written(tmp_path / "data", 12)
+    with StubLlm(lambda _, body: written(body)) as stub:
+        asked = ("personas", dataset.path, "--llm", stub.url, "--support-judge", "llm", "--concurrency", "1")
+        result = persona4rec(*asked, "--budget-tokens", "3200")
+    assert result.returncode == 1
+    assert "the budget of 3,200 tokens does not reach further" in result.stderr
+    assert 12 < len(stub.requests) <= 3200 / 110
+    assert f"{len(stub.requests)} of 36" in result.stderr
 
 
 @pytest.mark.integration

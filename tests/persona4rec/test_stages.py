@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from offline.dataset import Dataset, write_jsonl
-from offline.records import ItemPersonas, Review
+from offline.fingerprints import fingerprint
+from offline.lines import json_line
+from offline.records import ItemPersonas, Review, ReviewAspects
 from reranker.records import Persona, persona_id
 from tests.conftest import free_port
 from tests.offline.reviewed import answer, answered, lines, reviewed
@@ -44,10 +46,16 @@ def expected() -> list[str]:
     """Return the records of a run in which nothing goes wrong."""
     nulls = dict.fromkeys(("category_preference", "purpose", "quality_criteria", "usage_context"))
     made = (
-        {"review_id": f"r{n}", "item_id": "i", "aspects": nulls | {"purpose": f"review number {n}"}, "user_id": f"u{n}"}
-        for n in range(COUNT)
+        ReviewAspects(
+            review.review_id,
+            review.item_id,
+            nulls | {"purpose": f"review number {n}"},
+            review.user_id,
+            fingerprint=fingerprint(review),
+        )
+        for n, review in enumerate(Review(f"r{n}", f"u{n}", "i", f"Review number {n}.") for n in range(COUNT))
     )
-    return sorted(map(json.dumps, made))
+    return sorted(json_line(record).strip() for record in made)
 
 
 def test_a_dry_run_tells_the_cost_and_asks_nobody(stub: StubLlm, dataset: Dataset) -> None:
