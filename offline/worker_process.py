@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 
-from offline.adapter_files import load_embedder
 from offline.aspects import AspectsStage
 from offline.dataset import Dataset
 from offline.domains import load_domain
@@ -123,7 +122,12 @@ def _reviews(dataset: Dataset) -> Iterator[tuple[Review, ReviewAspects]]:
 def _encoders(settings: WorkerSettings) -> tuple[Encoder, Embedder]:
     """Return what measures personas, and what embeds for index and histories: the same but for an adapter."""
     encoder = load_encoder(settings.encoder)
-    return encoder, load_embedder(settings.encoder, settings.adapter) if settings.adapter else encoder
+    if settings.adapter is None:
+        return encoder, encoder
+    # Here, because the training that writes adapters takes seconds to load.
+    from offline.adapter_files import load_embedder
+
+    return encoder, load_embedder(settings.encoder, settings.adapter)
 
 
 @contextmanager

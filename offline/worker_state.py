@@ -286,11 +286,16 @@ class WorkerState:
         return _PERSONAS.validate_json(row[0]) if row else ()
 
     def keep_personas(self, item_id: str, personas: Sequence[Persona], written_from: Sequence[str]) -> list[str]:
-        """Store an item's personas; return the reviews that are gone meanwhile. With any, nothing is stored."""
+        """Store an item's personas; return the reviews that are gone meanwhile. With any, nothing is stored.
+
+        Nor is it if another process, which took the partition over meanwhile, has written from newer reviews.
+        """
         with self._writing() as connection:
-            there = {row[0] for row in connection.execute(_ASPECTS, (item_id,))}
-            if gone := [review_id for review_id in written_from if review_id not in there]:
+            considered = {row[0]: bool(row[-1]) for row in connection.execute(_ASPECTS, (item_id,))}
+            if gone := [review_id for review_id in written_from if review_id not in considered]:
                 return gone
+            if any(considered[review_id] for review_id in considered.keys() - set(written_from)):
+                return []
             connection.executemany(
                 "UPDATE aspects SET considered = 1 WHERE review_id = ?", [(review_id,) for review_id in written_from]
             )

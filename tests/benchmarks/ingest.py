@@ -1,7 +1,8 @@
-"""Ingest against a real broker: events a second, produced to readable, memory. Run: python -m tests.benchmarks.ingest.
+"""Ingest against a real broker: events a second, produced to used by a Rerank, memory.
 
-Each figure is of `persona4rec ingest` as a process of its own, fed by this one; the broker is a process of the same
-machine, and so is Redis. Of the events a tenth are aspects with vectors of 384 dimensions.
+Run: python -m tests.benchmarks.ingest. Each figure is of `persona4rec ingest` as a process of its own, fed by this one;
+broker, Redis, Milvus and server are processes of the same machine. Of the events a tenth are aspects with vectors of
+384 dimensions. With more processes, each number up to it is measured over the same events, and told as a ratio to one.
 """
 
 import argparse
@@ -16,8 +17,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from reranker.histories import WRITE_SECONDS, open_histories
+from offline.dataset import Dataset
+from offline.encoder import load_encoder
+from offline.publish import documents, publish
+from offline.vector_cache import CachedEncoder, default_folder
+from persona4rec.demo import CATALOGUE
 from reranker.kafka import KafkaSettings, producer
+from reranker.personas_milvus import MilvusPersonaStore
+from tests.integration.processes import milvus_process, serving
 from tests.integration.streaming import IngestProcess, broker, ingesting
 from tests.stores import redis_process
 
@@ -26,7 +33,6 @@ USERS = 20_000
 START = 1_735_689_600_000
 # Far below what saturates anything, so that the latency is the path's and not a queue's.
 LATENCY_RATE = 50
-LATENCY_EVENTS = 1_000
 PATIENCE_SECONDS = 1_200.0
 
 
@@ -35,18 +41,33 @@ def main() -> None:
     parser.add_argument("--store", choices=["sqlite", "redis"], default="sqlite")
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=1_000, help="events that are sent one at a time")
     given = parser.parse_args()
     with TemporaryDirectory() as name, broker(Path(name)) as running, ExitStack() as stack:
         folder, kafka = Path(name), running.settings()
-        where = str(folder / "histories.sqlite")
+        # With a number behind it: a file, or a database of Redis.
+        where = str(folder / "histories-")
         if given.store == "redis":
-            where = stack.enter_context(redis_process(folder / "redis", "--appendfsync", "everysec")).url
+            redis = stack.enter_context(redis_process(folder / "redis", "--appendfsync", "everysec"))
+            where = redis.url.removesuffix("0")
         fill(kafka, given.events)
-        processes = [stack.enter_context(ingesting(folder, kafka, where, name="bench")) for _ in range(given.processes)]
-        figures = {"store": given.store, "processes": given.processes, "events": given.events}
-        figures |= throughput(processes, given.events)
-        figures |= latency(kafka, where)
+        figures: dict[str, Any] = {"store": given.store, "events": given.events}
+        for count in range(1, given.processes + 1):
+            figures[f"processes_{count}"] = emptied(folder, kafka, f"{where}{count}", count, given.events)
+        if given.processes > 1:
+            one, all_of_them = (figures[f"processes_{count}"]["events_per_second"] for count in (1, given.processes))
+            figures["ratio"] = round(all_of_them / one, 2)
+        with ingesting(folder, kafka, f"{where}1", name="bench1"):
+            figures |= used_by_rerank(folder, kafka, f"{where}1", given.calls)
         print(json.dumps(figures, indent=1))  # noqa: T201
+
+
+def emptied(folder: Path, kafka: KafkaSettings, where: str, count: int, events: int) -> dict[str, float]:
+    """Have a group of so many processes take in all events from the beginning."""
+    with ExitStack() as stack:
+        group = f"bench{count}"
+        processes = [stack.enter_context(ingesting(folder, kafka, where, name=group)) for _ in range(count)]
+        return throughput(processes, events)
 
 
 def fill(kafka: KafkaSettings, events: int) -> None:
@@ -102,25 +123,37 @@ def sample(processes: list[IngestProcess]) -> Sample:
     return Sample(time.monotonic(), done, busy, max(map(resident_megabytes, processes)))
 
 
-def latency(kafka: KafkaSettings, where: str) -> dict[str, float]:
-    """Send events one at a time, and look for each in the store until it is there."""
+def used_by_rerank(folder: Path, kafka: KafkaSettings, where: str, calls: int) -> dict[str, float]:
+    """Send events one at a time, each of a new user, and ask for that user's ranking until it rests on the event."""
     found: list[float] = []
-    with closing(open_histories(where, WRITE_SECONDS)) as store, producing(kafka, linger_seconds=0) as sender:
-        for number in range(LATENCY_EVENTS):
-            user_id = f"latency-{number}"
-            event = {"eventId": "e", "userId": user_id, "itemId": "i", "eventTime": START}
-            started = time.perf_counter()
-            sender.send(kafka.topic("interactions"), encoded(event), user_id.encode())
-            while store.read(user_id, 1) is None:
-                time.sleep(0.0005)
-            found.append(time.perf_counter() - started)
-            time.sleep(max(0.0, 1 / LATENCY_RATE - found[-1]))
+    with milvus_process(folder / "milvus") as milvus:
+        item_ids = published(milvus.uri)
+        candidates = [(item_id, 0.0) for item_id in item_ids]
+        with serving(folder, milvus.uri, where, workers=1) as server, producing(kafka, linger_seconds=0) as sender:
+            for number in range(calls):
+                user_id = f"latency-{number}"
+                event = {"eventId": "e", "userId": user_id, "itemId": item_ids[0], "eventTime": START}
+                started = time.perf_counter()
+                sender.send(kafka.topic("interactions"), encoded(event), user_id.encode())
+                while server.client.rerank(user_id, candidates).degraded:
+                    time.sleep(0.0005)
+                found.append(time.perf_counter() - started)
+                time.sleep(max(0.0, 1 / LATENCY_RATE - found[-1]))
     centiles = statistics.quantiles(found, n=100)
     return {
-        "readable_ms_p50": round(centiles[49] * 1000, 1),
-        "readable_ms_p99": round(centiles[98] * 1000, 1),
-        "readable_ms_max": round(max(found) * 1000, 1),
+        "used_ms_p50": round(centiles[49] * 1000, 1),
+        "used_ms_p99": round(centiles[98] * 1000, 1),
+        "used_ms_max": round(max(found) * 1000, 1),
     }
+
+
+def published(milvus: str) -> list[str]:
+    """Publish the demo's catalogue; return its items that have personas."""
+    encoder = CachedEncoder(load_encoder(), default_folder())
+    found = list(documents(Dataset.open(CATALOGUE)))
+    with closing(MilvusPersonaStore(milvus)) as store:
+        publish(found, store, encoder)
+    return [document.item.item_id for document in found if document.personas]
 
 
 def cpu_seconds(process: IngestProcess) -> float:

