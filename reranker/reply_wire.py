@@ -15,7 +15,7 @@ from reranker.v1 import reranker_pb2 as pb
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
 
-VARINT, LENGTH_DELIMITED, FIXED32 = 0, 2, 5
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 """Wire types: what follows a tag."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker.kernels import compiled
-from reranker.reply_wire import FIXED32, LENGTH_DELIMITED, Bytes, Numbers, copy, tag_of
+from reranker.reply_wire import FIXED32, FIXED64, LENGTH_DELIMITED, VARINT, Bytes, Numbers, copy, tag_of
 from reranker.v1 import reranker_pb2 as pb
 from reranker.xxh64 import xxh64
 
@@ -48,16 +48,16 @@ def skip_field(body: Bytes, at: int) -> int:
     kind, end = body[at] & 7, len(body)
     if body[at] < 8 or body[at] >= 0x80:  # number 0, or one that takes more than a byte
         return -1
-    if kind == 0:
+    if kind == VARINT:
         for place in range(at + 1, min(at + 1 + _VARINT_BYTES, end)):
             if body[place] < 0x80:
                 return place + 1
         return -1
-    if kind == 2:
+    if kind == LENGTH_DELIMITED:
         length, start = read_length(body, at + 1, end)
         return start + length if start >= 0 else -1
-    size = 4 if kind == 5 else 8
-    return at + 1 + size if kind in (1, 5) and at + 1 + size <= end else -1
+    size = 4 if kind == FIXED32 else 8
+    return at + 1 + size if kind in (FIXED32, FIXED64) and at + 1 + size <= end else -1
 
 
 @compiled

@@ -5,6 +5,7 @@ old list of segments or the new one; a segment is deleted only once no list has 
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,9 @@ from types import MappingProxyType
 
 from reranker.errors import IndexUnavailableError
 from reranker.index import Index, open_index
-from reranker.segment import Segment, open_segment
+from reranker.segment import FORMAT, Segment, open_segment
+
+log = logging.getLogger(__name__)
 
 CURRENT = "current.json"
 # Between reading the list and mapping its segments a reader takes milliseconds; a suspended one, perhaps a minute.
@@ -35,9 +38,15 @@ class Snapshot:
 
 
 def read_snapshot(folder: Path) -> Snapshot | None:
-    """Return the list of segments; None if there is no index here. Raises IndexUnavailableError if it is torn."""
+    """Return the list of segments; None if there is no index here, or one of another format, to be built anew.
+
+    Raises IndexUnavailableError if it is torn.
+    """
     try:
         told = json.loads((folder / CURRENT).read_text())
+        if told["format"] != FORMAT:
+            log.info("the index in %s is of format %s, not %d: it will be built anew", folder, told["format"], FORMAT)
+            return None
         return Snapshot(told["version"], tuple(told["segments"]), int(told["complete_to"]))
     except FileNotFoundError:
         return None
@@ -59,7 +68,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
     """Make this the index; durable when it returns."""
     beside = folder / f".{CURRENT}"
     with beside.open("w") as file:
-        json.dump(asdict(snapshot), file)
+        json.dump(asdict(snapshot) | {"format": FORMAT}, file)
         file.flush()
         os.fsync(file.fileno())
     beside.rename(folder / CURRENT)

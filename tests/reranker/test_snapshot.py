@@ -1,5 +1,6 @@
 """The index directory: whatever is killed and whenever, it is the index as it was or as it was to be."""
 
+import json
 import os
 import random
 import signal
@@ -47,6 +48,13 @@ def test_a_torn_list_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / CURRENT).write_bytes(text.encode("latin-1"))
     with pytest.raises(IndexUnavailableError, match=r"current\.json cannot be read .*delete the directory"):
         read_snapshot(tmp_path)
+
+
+def test_an_index_of_another_format_is_none(tmp_path: Path) -> None:
+    write_snapshot(tmp_path, Snapshot("v", (saved(tmp_path),)))
+    told = json.loads((tmp_path / CURRENT).read_text())
+    (tmp_path / CURRENT).write_text(json.dumps(told | {"format": told["format"] - 1}))
+    assert read_snapshot(tmp_path) is None
 
 
 def test_a_segment_that_is_gone_is_named(tmp_path: Path) -> None:
