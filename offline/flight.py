@@ -68,6 +68,7 @@ class Flight(Generic[Answer]):
         self._working = 0
         self._booked = asker.ledger.usage
         self._stop: Exception | None = None
+        self._ending = False
 
     async def bursts(self, slots: int) -> AsyncGenerator[tuple[Outcome[Answer], ...]]:
         """Yield outcomes together that are safe together, at most `slots` calls being asked at a time.
@@ -80,6 +81,8 @@ class Flight(Generic[Answer]):
             while self._working or self._landed:
                 yield await self._burst()
         finally:
+            # Beside the cancellation, which a library may swallow when it comes just as a reply does.
+            self._ending = True
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
@@ -88,7 +91,7 @@ class Flight(Generic[Answer]):
 
     async def _work(self) -> None:
         try:
-            while not self._stop and (question := await self._next()):
+            while not (self._stop or self._ending) and (question := await self._next()):
                 reply, result = await self._asker.ask(question.call)
                 self._land(_Landed(Outcome(question.call.key, result), question, reply))
         except Exception as error:  # a defect, too, has to end the run rather than hang it

@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from offline.records import Item, Review
+from reranker import events
 from reranker.batches import sent_at
 from reranker.dead_letters import DeadLetter, dead_letter
 from reranker.errors import InvalidEventError
-from reranker.events import Erase, Id, Rating, Time, read_change, told
+from reranker.events import Erase, Rating, Time, read_change, told
 from reranker.kafka import ERASURES, ITEMS, REVIEWS
 
 TOPICS = REVIEWS, ITEMS, ERASURES
@@ -116,6 +117,14 @@ def _or(empty: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
+def _one_line(value: str) -> str:
+    if "\n" in value or "\r" in value:
+        raise ValueError("an id has no line break")
+    return value
+
+
+Id = Annotated[events.Id, AfterValidator(_one_line)]
+"""As datasets and prompts take it: what an id with a line break belongs to could not be read again."""
 Text = Annotated[str, _or("")]
 Flag = Annotated[bool, _or(False)]
 

@@ -183,7 +183,9 @@ class WorkerState:
         with self._writing() as connection:
             for review, aspects in found:
                 at = review.timestamp or 0
-                row = (review.review_id, review.item_id, review.user_id, at, False, review.rating, _content(review))
+                # Where only its aspects are known, it has no words here, and perhaps no user.
+                content = _content(review) if review.text else ""
+                row = (review.review_id, review.item_id, review.user_id, at, False, review.rating, content)
                 if at <= self._fence(review.user_id):
                     continue
                 if connection.execute("INSERT OR IGNORE INTO reviews VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount:

@@ -1,4 +1,4 @@
-"""The commands around Kafka: `ingest`, `worker`, `produce`, and `dlq` for what could not be used."""
+"""The commands around Kafka: `ingest`, `worker`, `worker-export`, `produce`, and `dlq` for what could not be used."""
 
 import logging
 from pathlib import Path
@@ -112,6 +112,27 @@ def worker(
         "metrics_port": metrics_port,
     }
     work(from_flags(WorkerSettings, given), kafka_settings, from_flags(LlmSettings, {}))
+
+
+@commands.command("worker-export")
+def worker_export(
+    target: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory, or an earlier export.")],
+    state: Annotated[Path | None, typer.Option(help="As of the worker [worker.sqlite].")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="As of the worker: the editor's decisions come along.")
+    ] = None,
+) -> None:
+    """Write what the worker's state holds as a dataset: from it `publish` undoes nothing, and a fresh state starts.
+
+    The worker may go on meanwhile; what it publishes between this and a publish of DIR is overwritten by that.
+    """
+    from offline.worker_export import export
+    from offline.worker_settings import WorkerSettings
+    from persona4rec.arguments import from_flags
+    from persona4rec.tables import exported
+
+    settings = from_flags(WorkerSettings, {"state": state, "dataset": dataset})
+    out.print(exported(export(settings.state, target, settings.dataset), target))
 
 
 @commands.command("produce")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from offline.publish import PublishReport
     from offline.spending import Estimate
     from offline.versions import RollbackReport
+    from offline.worker_export import ExportReport
     from reranker.personas_milvus import Version
 
 # The usual bound: of twenty differences that do not exist, one would look sure.
@@ -181,6 +182,19 @@ def imported(report: "ImportReport", target: Path) -> RenderableType:
     return Group(
         table, Text(plain(f"written to {target}: {written}")), *rejected, *(Text(plain(n)) for n in report.notes)
     )
+
+
+def exported(report: "ExportReport", target: Path) -> Text:
+    """Show what was written of the worker's state, and what a dataset has no place for."""
+    lines = [f"written to {target}: {', '.join(f'{name} {count:,}' for name, count in report.written.items())}"]
+    left_out = (
+        (report.due, "items are yet to be refreshed: what is due of them is in the worker's state only"),
+        (report.waiting, "reviews are new to the personas: a fresh state takes them for those that these rest on"),
+        (report.evidence_left_out, "mentions of reviews that the state does not hold are left out of evidence"),
+        (report.gone, "deletions and erasures are in the worker's state only: a fresh one learns them by a replay"),
+    )
+    lines += [f"  {count:,} {what}" for count, what in left_out if count]
+    return Text(plain("\n".join(lines)))
 
 
 def info(response: pb.InfoResponse) -> Table:

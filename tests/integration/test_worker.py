@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from kafka import TopicPartition
 
+from offline.dataset import Dataset
 from offline.llm_cache import CACHE_FILE
+from offline.publish import PublishReport, documents, publish
 from reranker.batches import sort_out
 from reranker.dead_letters import DeadLetters
 from reranker.histories import WRITE_SECONDS, open_histories
@@ -42,6 +44,8 @@ from tests.integration.streaming import (
     send_raw,
     working,
 )
+from tests.offline.encoders import Worded
+from tests.persona4rec.running import persona4rec, succeeded
 from tests.stub_llm import Answer, StubLlm, completion
 
 pytestmark = pytest.mark.integration
@@ -418,7 +422,7 @@ def test_a_broker_that_stands_still_is_waited_for(tmp_path: Path, milvus: Milvus
             assert worker.stop() == 0
 
 
-def test_an_erased_user_s_words_go_from_everywhere_and_a_replay_brings_nothing_back(
+def test_an_erased_user_s_words_go_from_everywhere_and_neither_replay_nor_export_brings_anything_back(
     kafka: KafkaSettings, tmp_path: Path, milvus: MilvusProcess
 ) -> None:
     events = [item("emma"), *(review("emma", number) for number in range(7))]
@@ -454,6 +458,28 @@ def test_an_erased_user_s_words_go_from_everywhere_and_a_replay_brings_nothing_b
         assert b"marmalade" not in stored(tmp_path)
         assert "emma-r7" not in evidence(milvus, "emma")
         assert len(llm.requests) == asked, "nothing is asked twice"
+
+        export = tmp_path / "export"
+        said = succeeded(persona4rec("worker-export", "--state", worker.histories, "--out", export))
+        assert "items.jsonl 1, reviews.jsonl 7, summaries.jsonl 1, aspects.jsonl 7, personas.jsonl 1" in said
+        assert not any(word in file.read_bytes() for file in export.iterdir() for word in (b"marmalade", b"ann"))
+        report = published(milvus, export)
+        assert (report.written, report.unchanged, report.deleted) == (0, 1, 0)
+
+        Path(worker.histories).unlink()
+        worker.start(f"--dataset={export}", f"--llm={llm.url}")
+        send(kafka, [review("emma", 8)])
+        eventually(lambda: "emma-r8" in evidence(milvus, "emma"), "a persona that rests on the next review")
+        assert worker.stop() == 0
+        assert evidence(milvus, "emma") == {f"emma-r{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8)}
+        schemas = [body["response_format"]["json_schema"]["name"] for body in llm.requests[asked:]]
+        assert schemas == ["Aspects", "Personas"], "the rest was taken over"
+
+
+def published(milvus: MilvusProcess, folder: Path) -> PublishReport:
+    """Publish a dataset as the worker would, with its encoder."""
+    with closing(MilvusPersonaStore(milvus.uri)) as store:
+        return publish(documents(Dataset.open(folder)), store, Worded())
 
 
 def stored(folder: Path) -> bytes:

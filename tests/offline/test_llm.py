@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from offline import retries
+from offline.asking import Asker
 from offline.calls import Call, user_tag
 from offline.endpoints import Endpoint, model_name, opened
 from offline.errors import BudgetExhaustedError, ConfigurationError, EndpointError, ResponseCacheError
@@ -474,6 +475,25 @@ def test_a_killed_run_loses_what_was_in_flight_at_most(
     before = len(stub.requests)
     list(client().run("s", (call for call in calls(before) if call.key in set(told))))
     assert len(stub.requests) == before, "an outcome that was handed on is asked for again"
+
+
+def test_a_cancellation_that_gets_lost_ends_the_run_all_the_same(
+    stub: StubLlm, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Asker.ask
+
+    async def deaf(asker: Asker, call: Call[Verdict]) -> Any:
+        try:
+            return await ask(asker, call)
+        except asyncio.CancelledError:
+            return await ask(asker, call)
+
+    monkeypatch.setattr(Asker, "ask", deaf)
+    stub.script = lambda number, body: Answer(body=completion().body, seconds=0.01)
+    outcomes = client().run("s", calls(100_000))
+    next(outcomes)
+    outcomes.close()
+    assert len(stub.requests) < 1000
 
 
 def test_a_defect_in_the_calls_or_the_schema_shows_itself(client: Client) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline.errors import WorkerStateError
-from offline.records import Item, Review
+from offline.records import Item, Review, ReviewAspects
 from offline.worker import user_of
 from offline.worker_events import Change, Erasure, ItemChange, Origin, ReviewChange, read
 from offline.worker_state import Due, Quiet, WorkerState
@@ -175,6 +175,12 @@ def test_vectors_of_another_space_are_made_anew(tmp_path: Path) -> None:
         assert state.reviews("emma").vectors == (None,)
 
 
+def test_a_review_of_which_a_dataset_has_aspects_alone_is_evidence(state: WorkerState) -> None:
+    state.seed_reviews([(Review("r1", "", "emma", ""), ReviewAspects("r1", "emma", {"slot": "said"}))])
+    (found,) = state.reviews("emma").pieces
+    assert (found.text, found.user_id) == ("said", None)
+
+
 def test_rewrites_are_counted_for_an_hour(state: WorkerState) -> None:
     state.rewritten(100, 10)
     state.rewritten(200, 20)
@@ -196,6 +202,7 @@ def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
         ("reviews", b'{"reviewId":"r","userId":"u","itemId":"i","eventTime":1}', "text: empty"),
         ("reviews", b'{"reviewId":"r","userId":"u","itemId":"","eventTime":1,"text":"x"}', "itemId"),
         ("items", b'{"itemId":"i","eventTime":1,"title":"%s"}' % (b"x" * 4097), "title: 4097 bytes"),
+        ("items", b'{"itemId":"i\\nj","eventTime":1}', "itemId: .*line break"),
         ("items", b"[]", "value"),
         ("erasures", b'{"eventId":"e","userId":"u"}', "eventTime"),
     ],

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 COMMANDS = [
     *("publish", "serve", "switch", "rerank", "recommend", "evaluate", "train", "inspect", "bench", "demo"),
     *("import", "candidates", "histories", "index", "personas", "batch", "dlq"),
-    *("summarize", "aspects", "align", "ingest", "worker", "produce"),
+    *("summarize", "aspects", "align", "ingest", "worker", "worker-export", "produce"),
 ]
 GROUPS = {
     "import": "persona4rec",
