@@ -46,6 +46,8 @@ class ItemPublisher:
             dropped = [before[item_id] for item_id in gone if item_id in before and not before[item_id].deleted]
             writer.delete(dropped)
             self._newest = writer.generation
+            # A killed process may have left rows of theirs, made of words that somebody has had erased since.
+            writer.collect_orphans_of(ids)
         return len(changed) + len(dropped)
 
     def _current(self) -> str:

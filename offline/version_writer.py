@@ -72,6 +72,11 @@ class VersionWriter:
         self._collect(orphans)
         return len(orphans)
 
+    def collect_orphans_of(self, item_ids: Sequence[str]) -> None:
+        """Delete such rows of some items, whose manifests are the only ones needed."""
+        named = row_ids(self.manifests[item_id] for item_id in item_ids if item_id in self.manifests)
+        self._collect(set(self.store.row_ids_of(self.version, item_ids)) - named)
+
     def _collect(self, over: set[str]) -> None:
         self.lease.check()
         self.store.collect(self.version, sorted(over))

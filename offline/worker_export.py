@@ -83,7 +83,7 @@ def export(state: Path, out: Path, decided: Path | None = None) -> ExportReport:
         raise ConfigurationError(f"--out {out} is a dataset that is no export of a worker: name another directory")
     with snapshot_of(state) as snapshot, staged(out) as folder:
         written = {name: write_jsonl(folder / name, records) for name, records in snapshot.files().items()}
-        taken = list(snapshot.decisions(decided)) if decided else []
+        taken = list(snapshot.decisions(Dataset.open(decided))) if decided else []
         for decision in taken:
             decide(folder, decision)
         written[DECISIONS] = len(taken)
@@ -121,9 +121,9 @@ class Snapshot:
             "personas.jsonl": self._personas(),
         }
 
-    def decisions(self, directory: Path) -> Iterator[Decision]:
+    def decisions(self, dataset: Dataset) -> Iterator[Decision]:
         """Yield an editor's decisions but for items and reviews that are gone. Raises DatasetError as `decisions`."""
-        for decision in decisions(directory):
+        for decision in decisions(dataset.path):
             if not self._count("SELECT count(*) FROM items WHERE item_id = ? AND deleted", decision.item_id):
                 replacement = decision.replacement and self._supported(decision.replacement)
                 yield replace(decision, persona=self._supported(decision.persona), replacement=replacement)

@@ -163,6 +163,12 @@ class MilvusPersonaStore:
         for row in self.milvus.scan(f"personas_{version}", ["row_id"]):
             yield row["row_id"]
 
+    def row_ids_of(self, version: str, item_ids: Sequence[str]) -> Iterator[str]:
+        """Yield the id of every row of some items, named by a manifest or not. Milvus looks at all rows for that."""
+        for batch in batches(item_ids):
+            for row in self.milvus.query(f"personas_{version}", f"item_id in {literals(batch)}", ["row_id"]):
+                yield row["row_id"]
+
     def nearest(self, version: str, vectors: Sequence[Vector], limit: int) -> list[dict[str, float]]:
         """Search for the rows nearest to each vector; return their cosine by their id."""
         found: list[dict[str, float]] = []

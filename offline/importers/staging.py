@@ -43,7 +43,7 @@ def staged(out: Path) -> Iterator[Path]:
     except (OSError, sqlite3.OperationalError) as error:
         raise DatasetError(
             f"{out} cannot be written: {error}. It must be a directory of yours on a disk with room: see to that, "
-            "or name another, and import again"
+            "or name another, and try again"
         ) from error
 
 

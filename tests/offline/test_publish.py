@@ -18,9 +18,11 @@ from pymilvus import MilvusClient
 
 import offline.publish
 from offline.dataset import Dataset
+from offline.item_publisher import ItemPublisher
 from offline.publish import Document, PublishReport, documents, embed, publish
 from offline.records import Item
 from offline.text import interaction_text
+from offline.version_writer import tell_nobody
 from reranker.errors import EmbeddingSpaceError, IndexUnavailableError
 from reranker.index import Index, build_index
 from reranker.personas_milvus import MilvusPersonaStore
@@ -382,6 +384,21 @@ def test_a_killed_publish_leaves_whole_items_and_the_next_one_completes_it(
         assert personas_of(index, document.item.item_id) == document.personas
     assert (report.orphans > 0) == (when == "old rows stay")
     assert_holds(store, to_publish, encoder)
+
+
+def test_an_item_is_published_alone_and_rows_that_a_killed_publish_left_of_it_go(
+    store: MilvusPersonaStore, books: tuple[Document, ...], to_publish: list[Document], encoder: Hashed
+) -> None:
+    publish(books[:ITEMS], store, encoder)
+    publish_and_die("rows, no manifests", store.uri, to_publish)
+    assert len(row_ids(store)) > sum(len(one.personas) for one in books[:ITEMS])
+    publisher = ItemPublisher(store, encoder, tell_nobody)
+    # Nothing to write: the index has these words. What is left of the other ones goes all the same.
+    assert publisher.publish(books[:ITEMS], []) == BATCH
+    assert_holds(store, books[:ITEMS], encoder)
+    assert set(store.row_ids(store.version() or "")) == {
+        row for one in manifests(store).values() for row in one.row_ids
+    }
 
 
 @pytest.mark.parametrize("when", ["between batches", "rows, no manifests"])

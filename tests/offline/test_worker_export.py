@@ -11,7 +11,7 @@ from offline.aspects import AspectsStage
 from offline.dataset import Dataset
 from offline.decisions import DECISIONS, Decision, decide, decisions
 from offline.domains import load_domain
-from offline.errors import ConfigurationError, WorkerStateError
+from offline.errors import ConfigurationError, DatasetError, WorkerStateError
 from offline.records import Item, ItemPersonas, Review, ReviewAspects
 from offline.stages import open_subjects
 from offline.summaries import SummariesStage
@@ -136,6 +136,8 @@ def test_an_earlier_export_is_replaced_and_no_other_dataset(state: WorkerState, 
     before = contents(out)
     with pytest.raises(ConfigurationError, match="is a dataset that is no export"):
         export(path, out)
+    with pytest.raises(DatasetError, match="nowhere is not a directory"):
+        export(path, tmp_path / "new", tmp_path / "nowhere")
     assert contents(out) == before
 
 

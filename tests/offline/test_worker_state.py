@@ -98,14 +98,24 @@ def test_reviews_of_a_burst_wait_for_each_other_but_not_for_ever(state: WorkerSt
         return [one.item_id for one in state.due({HERE}, now, 10)]
 
     apply(state, review("r1"), now=0)
+    extracted(state, "r1")
     assert (due(99), due(100)) == ([], ["emma"])
     apply(state, review("r2"), now=90)
+    extracted(state, "r2")
     assert (due(189), due(190)) == ([], ["emma"])
     apply(state, review("r3"), now=180)
+    extracted(state, "r3")
     assert (due(249), due(250)) == ([], ["emma"])
     assert state.due({Origin("reviews", 1)}, 250, 10) == [], "of another process's partition"
     apply(state, item(1, "Emma"), now=200)
     assert due(200) == ["emma"]
+
+
+def test_an_item_waits_for_a_review_that_a_crash_left_unread(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"), review("r1"), now=0)
+    assert state.due({HERE}, 10_000, 10) == []
+    extracted(state, "r1")
+    assert [one.item_id for one in state.due({HERE}, 10_000, 10)] == ["emma"]
 
 
 def test_a_change_that_comes_while_an_item_is_refreshed_is_not_lost(state: WorkerState) -> None:
