@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from safetensors import SafetensorError
@@ -18,12 +18,14 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from offline.adapter import AdaptedEncoder, Adapter, Head
-from offline.adapter_card import card, plot
 from offline.encoder import Embedder, load_encoder
 from offline.errors import AdapterError, ConfigurationError
-from offline.train_adapter import Trained
-from offline.training_data import TrainingData
-from offline.training_states import StateFile
+
+# Training takes seconds to load, and whoever only reads an adapter has no use for it.
+if TYPE_CHECKING:
+    from offline.train_adapter import Trained
+    from offline.training_data import TrainingData
+    from offline.training_states import StateFile
 
 FORMAT = "persona4rec adapter"
 VERSION = 1
@@ -51,7 +53,9 @@ class States:
 
     path: Path
 
-    def __call__(self, stage: str) -> StateFile:
+    def __call__(self, stage: str) -> "StateFile":
+        from offline.training_states import StateFile
+
         return StateFile(self.path / STATES / f"{stage}.pt")
 
 
@@ -64,12 +68,14 @@ def require_place(path: Path) -> None:
         raise ConfigurationError(f"--out {path} holds something else than an adapter: choose a new or empty directory")
 
 
-def write(trained: Trained, data: TrainingData, path: Path) -> None:
+def write(trained: "Trained", data: "TrainingData", path: Path) -> None:
     """Write the adapter, and remove the states of its training.
 
     Weights and meta.json replace older ones one after the other: who reads between the two is told so.
     Raises ConfigurationError if the directory cannot be written.
     """
+    from offline.adapter_card import card, plot
+
     weights = save_tensors(_tensors(trained.adapter))
     meta = _meta(trained, data, hashlib.sha256(weights).hexdigest())
     try:
@@ -123,7 +129,7 @@ def _adapter(meta: _Meta, tensors: dict[str, Any]) -> Adapter:
     return Adapter(meta.base_space, personas, interactions)
 
 
-def _meta(trained: Trained, data: TrainingData, sha256: str) -> _Meta:
+def _meta(trained: "Trained", data: "TrainingData", sha256: str) -> _Meta:
     chosen = trained.chosen
     dimension, rank = trained.adapter.personas.down.shape
     return _Meta(

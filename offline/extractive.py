@@ -6,8 +6,7 @@ list of words that mean little know English; other languages get the longest sen
 
 import re
 from collections.abc import Iterable, Iterator
-
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from functools import cache
 
 from offline.domains import Domain
 from offline.records import Item, Review
@@ -46,7 +45,15 @@ def sentences(text: str) -> list[str]:
 def telling_words(text: str) -> list[str]:
     """Return the words of a text in their order, in lower case, without those that mean little or have two letters."""
     words = (word.lower().replace(_QUOTE, "'") for word in _WORD.findall(text))
-    return [word for word in words if len(word) > 2 and word not in ENGLISH_STOP_WORDS]
+    return [word for word in words if len(word) > 2 and word not in _stop_words()]
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    # Here, because scikit-learn takes half a second to load.
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset(ENGLISH_STOP_WORDS)
 
 
 def stems(text: str) -> frozenset[str]:

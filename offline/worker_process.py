@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 
+from offline.adapter_files import load_embedder
 from offline.aspects import AspectsStage
 from offline.dataset import Dataset
 from offline.domains import load_domain
@@ -124,9 +125,6 @@ def _encoders(settings: WorkerSettings) -> tuple[Encoder, Embedder]:
     encoder = load_encoder(settings.encoder)
     if settings.adapter is None:
         return encoder, encoder
-    # Here, because the training that writes adapters takes seconds to load.
-    from offline.adapter_files import load_embedder
-
     return encoder, load_embedder(settings.encoder, settings.adapter)
 
 
