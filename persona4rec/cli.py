@@ -165,23 +165,35 @@ def histories_load(
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free port [50051].")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="0 takes a free port [9464].")] = None,
-    milvus: Annotated[str | None, typer.Option(help=f"Where Milvus answers [{MILVUS}].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="0 takes a free port.", show_default="50051")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="0 takes a free port.", show_default="9464")] = None,
+    milvus: Annotated[str | None, typer.Option(help="Where Milvus answers.", show_default=MILVUS)] = None,
     milvus_data: MilvusData = LITE_DATA,
     histories: Annotated[
-        str | None, typer.Option(help="The user histories: a SQLite file or redis://HOST:PORT/DB [histories.sqlite].")
+        str | None,
+        typer.Option(
+            help="The user histories: a SQLite file or redis://HOST:PORT/DB.", show_default="histories.sqlite"
+        ),
     ] = None,
     generator: Annotated[Path | None, typer.Option(help="A model of `candidates train`, for Recommend.")] = None,
-    index: Annotated[Path | None, typer.Option(help="Directory that Milvus is read into [index].")] = None,
-    workers: Annotated[int | None, typer.Option(help="Serving processes [one a core].")] = None,
-    space: Annotated[str | None, typer.Option(help="The embedding space that the index must be of [its own].")] = None,
-    fusion_weight: Annotated[float | None, typer.Option(help="Share of the persona score, 0 to 1 [0.5].")] = None,
-    gamma: Annotated[float | None, typer.Option(help="Decay of the profile for each step back [0.9].")] = None,
-    history_length: Annotated[int | None, typer.Option(help="Events that make the profile [20].")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Directory that Milvus is read into.", show_default="index")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Serving processes.", show_default="one a core")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="The embedding space that the index must be of.", show_default="its own")
+    ] = None,
+    fusion_weight: Annotated[
+        float | None, typer.Option(help="Share of the persona score, 0 to 1.", show_default="0.5")
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option(help="Decay of the profile for each step back.", show_default="0.9")
+    ] = None,
+    history_length: Annotated[int | None, typer.Option(help="Events that make the profile.", show_default="20")] = None,
     switch_file: Annotated[
-        Path | None, typer.Option(help="While it is there, the first stage's order is answered [index/switched-off].")
+        Path | None,
+        typer.Option(help="While it is there, the first stage's order is answered.", show_default="index/switched-off"),
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="A file with settings.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Serve nothing; print what would be served.")] = False,
@@ -230,7 +242,7 @@ def rerank(
     ] = None,
     top_k: Annotated[int, typer.Option(help="How many items to show; 0: all.")] = 10,
     fusion_weight: Annotated[
-        float | None, typer.Option(help="Share of the persona score, 0 to 1 [the server's].")
+        float | None, typer.Option(help="Share of the persona score, 0 to 1.", show_default="the server's")
     ] = None,
     server: Server = SERVER,
     tls: Tls = False,
@@ -260,7 +272,7 @@ def recommend(
     user: User,
     n: Annotated[int, typer.Option("--n", help="How many items to show.")] = 10,
     fusion_weight: Annotated[
-        float | None, typer.Option(help="Share of the persona score, 0 to 1 [the server's].")
+        float | None, typer.Option(help="Share of the persona score, 0 to 1.", show_default="the server's")
     ] = None,
     server: Server = SERVER,
     tls: Tls = False,

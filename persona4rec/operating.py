@@ -40,8 +40,10 @@ def check(settings: "ServerSettings") -> None:
 @commands.command("switch")
 def switch(
     state: Annotated[State | None, typer.Argument(help="off: answer in the first stage's order. on: rerank.")] = None,
-    switch_file: Annotated[Path | None, typer.Option(help="As given to `serve` [index/switched-off].")] = None,
-    index: Annotated[Path | None, typer.Option(help="The server's index directory [index].")] = None,
+    switch_file: Annotated[
+        Path | None, typer.Option(help="As given to `serve`.", show_default="index/switched-off")
+    ] = None,
+    index: Annotated[Path | None, typer.Option(help="The server's index directory.", show_default="index")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The server's file with settings.")] = None,
 ) -> None:
     """Switch reranking off or on in all workers of this host, within a second; without a state, show it.

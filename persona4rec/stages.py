@@ -46,7 +46,7 @@ ModelName = Annotated[
 DomainName = Annotated[
     str, typer.Option("--domain", metavar="NAME|FILE", help="books, restaurants, movies, generic, or a TOML file.")
 ]
-Concurrency = Annotated[int | None, typer.Option(help="Requests in flight [32].")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests in flight.", show_default="32")]
 BudgetMoney = Annotated[
     float | None,
     typer.Option(help="What this run may cost at most, in the currency of PERSONA4REC_LLM_INPUT_PRICE."),

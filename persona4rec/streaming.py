@@ -22,7 +22,9 @@ out = Console()
 
 Bootstrap = Annotated[
     str | None,
-    typer.Option("--kafka", help="host:port of a Kafka broker [PERSONA4REC_KAFKA_BOOTSTRAP or 127.0.0.1:9092]."),
+    typer.Option(
+        "--kafka", help="host:port of a Kafka broker.", show_default="PERSONA4REC_KAFKA_BOOTSTRAP or 127.0.0.1:9092"
+    ),
 ]
 LetterIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="As `dlq list` shows them: topic/partition/offset.")
@@ -35,13 +37,16 @@ OfTopic = Annotated[str | None, typer.Option("--topic", help="Of this input topi
 def ingest(
     kafka: Bootstrap = None,
     histories: Annotated[
-        str | None, typer.Option(help="A SQLite file, or redis://HOST:PORT/DB [histories.sqlite].")
+        str | None, typer.Option(help="A SQLite file, or redis://HOST:PORT/DB.", show_default="histories.sqlite")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Consumer group [persona4rec-ingest].")] = None,
+    group: Annotated[str | None, typer.Option(help="Consumer group.", show_default="persona4rec-ingest")] = None,
     replay: Annotated[
-        str | None, typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601 [committed].")
+        str | None,
+        typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="/metrics and /health; 0 takes a free port [9465].")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="/metrics and /health; 0 takes a free port.", show_default="9465")
+    ] = None,
 ) -> None:
     """Take interactions, aspects and erasures from Kafka into the user histories until SIGTERM or Ctrl-C.
 
@@ -69,23 +74,29 @@ def worker(
         ),
     ] = None,
     kafka: Bootstrap = None,
-    milvus: Annotated[str | None, typer.Option(help="Where Milvus answers [http://127.0.0.1:19530].")] = None,
+    milvus: Annotated[
+        str | None, typer.Option(help="Where Milvus answers.", show_default="http://127.0.0.1:19530")
+    ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="A SQLite file, shared by the workers of a host [worker.sqlite].")
+        Path | None, typer.Option(help="A SQLite file, shared by the workers of a host.", show_default="worker.sqlite")
     ] = None,
     dataset: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Take over what is new here, and heed the editor's decisions.")
     ] = None,
     domain: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="books, restaurants, movies, generic [generic].")
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="books, restaurants, movies, generic.", show_default="generic"),
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="As the index was published with.")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="PATH", help="As the index was published with.")] = None,
-    group: Annotated[str | None, typer.Option(help="Consumer group [persona4rec-worker].")] = None,
+    group: Annotated[str | None, typer.Option(help="Consumer group.", show_default="persona4rec-worker")] = None,
     replay: Annotated[
-        str | None, typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601 [committed].")
+        str | None,
+        typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="/metrics and /health; 0 takes a free port [9466].")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="/metrics and /health; 0 takes a free port.", show_default="9466")
+    ] = None,
 ) -> None:
     """Take reviews, items and erasures from Kafka; keep aspects, summaries and personas up with them until SIGTERM.
 
@@ -117,7 +128,7 @@ def worker(
 @commands.command("worker-export")
 def worker_export(
     target: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new directory, or an earlier export.")],
-    state: Annotated[Path | None, typer.Option(help="As of the worker [worker.sqlite].")] = None,
+    state: Annotated[Path | None, typer.Option(help="As of the worker.", show_default="worker.sqlite")] = None,
     dataset: Annotated[
         Path | None, typer.Option(metavar="DIR", help="As of the worker: the editor's decisions come along.")
     ] = None,
@@ -145,7 +156,9 @@ def produce(
         ),
     ],
     topic: Annotated[str, typer.Option(help="interactions, reviews, aspects, erasures or items.")],
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Events a second [as fast as it goes].")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Events a second.", show_default="as fast as it goes")
+    ] = None,
     kafka: Bootstrap = None,
 ) -> None:
     """Send a file's events to a topic, in the file's order."""

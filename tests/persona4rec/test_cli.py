@@ -6,11 +6,15 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.text import Text
 
 from offline.evaluate import RANKERS
 from offline.vector_cache import CachedEncoder
+from persona4rec.cli import app
 from persona4rec.demo import CATALOGUE
 from persona4rec.milvus_lite import milvus_at
 from reranker.personas_milvus import MilvusPersonaStore
@@ -84,6 +88,17 @@ def test_every_command_explains_itself(command: list[str]) -> None:
     # A token of Milvus comes by the environment alone; files that hold tokens, and an LLM's tokens, are no secrets.
     secrets = [line for line in told.splitlines() if "token" in line and not re.search("token-file|tokens", line)]
     assert secrets == []
+
+
+def test_no_help_text_is_taken_for_markup() -> None:
+    commands = [command for group in each(typer.main.get_command(app)) for command in each(group)]
+    told = [str(option.help) for command in commands for option in command.params if getattr(option, "help", None)]
+    assert len(told) > 100
+    assert [text for text in told if Text.from_markup(text).plain != text] == []
+
+
+def each(command: Any) -> list[Any]:
+    return list(command.commands.values()) if hasattr(command, "commands") else [command]
 
 
 def test_the_version_is_that_of_the_package() -> None:
