@@ -27,7 +27,7 @@ test: $(STAMP) ## Everything that must hold before a change lands
 test-unit: $(STAMP) ## The part of it that starts no server
 	$(BIN)/pytest $(PARALLEL) -m 'not integration and not soak'
 
-soak: $(STAMP) ## The long forms of the fault tests: half an hour and more
+soak: $(STAMP) ## The long forms of the fault tests: an hour and more
 	$(BIN)/pytest -m soak
 
 lint: $(STAMP) ## ruff and mypy --strict
