@@ -20,16 +20,17 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 class InterruptibleRunner(ExitStack):
-    """Runs coroutines; on a signal cancels the one that runs, and only then lets the signal's own handler act.
+    """Runs coroutines; what a signal's handler raises is raised once the coroutine that runs is cancelled.
 
-    Between two of them, and on a second signal, that handler acts at once. Signals without a handler in Python are
-    left alone, and so are all outside the main thread, where Python handles none.
+    Between two of them, and on a second signal, it is raised at once. A handler that raises nothing disturbs nothing.
+    Signals without a handler in Python are left alone, and so is every signal outside the main thread, where Python
+    handles none.
     """
 
     def __enter__(self) -> Self:
         self._loop = self.enter_context(asyncio.Runner()).get_loop()
         self._task: asyncio.Task[Any] | None = None
-        self._taken: signal.Signals | None = None
+        self._raised: BaseException | None = None
         self._handlers: dict[int, Handler] = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
@@ -43,9 +44,9 @@ class InterruptibleRunner(ExitStack):
             return self._loop.run_until_complete(task)
         finally:
             self._task = None
-            if self._taken:
-                number, self._taken = self._taken, None
-                self._handlers[number](number, None)
+            if self._raised:
+                raised, self._raised = self._raised, None
+                raise raised
 
     def _guard(self, number: signal.Signals) -> None:
         handler = signal.getsignal(number)
@@ -55,9 +56,11 @@ class InterruptibleRunner(ExitStack):
             self.callback(signal.signal, number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._task is None or self._taken:
+        try:
             self._handlers[number](number, frame)
-        else:
-            self._taken = signal.Signals(number)
+        except BaseException as error:
+            if self._task is None or self._raised:
+                raise
+            self._raised = error
             self._task.cancel()
             self._loop.call_soon_threadsafe(lambda: None)  # wakes a loop that waits for its sockets
