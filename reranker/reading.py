@@ -28,20 +28,25 @@ _FUSIONS = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """Candidates read from a body."""
+
+    item_ids: ItemIds
+    """Distinct."""
+    scores: Scores
+    """NaN where absent."""
+    longest: int
+    """Bytes of the longest id."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Sent:
     """A RerankRequest as it came."""
 
     request: pb.RerankRequest
     """Without its candidates where they could be read apart from it."""
-    item_ids: ItemIds | None
-    """Of those candidates, distinct; None if they are still in the request."""
-    scores: Scores
-    """Of those candidates, NaN where absent."""
-    longest: int
-    """Bytes of the longest id among them."""
-
-
-_NO_SCORES = np.empty(0, np.float32)
+    columns: Columns | None
+    """Those candidates; None if they are still in the request."""
 
 
 def read_rerank(body: bytes) -> Sent:
@@ -51,10 +56,10 @@ def read_rerank(body: bytes) -> Sent:
     text, rest = np.frombuffer(body, np.uint8), np.empty(len(body), np.uint8)
     count, longest, kept = request_wire.read_candidates(text, edges[0], edges[1], hashes, bits, rest)
     if not count:
-        return Sent(pb.RerankRequest.FromString(body), None, _NO_SCORES, 0)
+        return Sent(pb.RerankRequest.FromString(body), None)
     item_ids = ItemIds(text, edges[0, :count], edges[1, :count], hashes[:count])
-    request = pb.RerankRequest.FromString(rest[:kept].tobytes())
-    return Sent(request, item_ids, bits[:count].view(np.float32), longest)
+    columns = Columns(item_ids, bits[:count].view(np.float32), longest)
+    return Sent(pb.RerankRequest.FromString(rest[:kept].tobytes()), columns)
 
 
 def read_candidates(sent: Sent, limits: Limits) -> tuple[ItemIds, Scores]:
@@ -62,12 +67,12 @@ def read_candidates(sent: Sent, limits: Limits) -> tuple[ItemIds, Scores]:
 
     Raises InvalidRequestError for a candidate that breaks the contract, excluded or not.
     """
-    if sent.item_ids is None:
+    if sent.columns is None:
         item_ids, scores = _parsed_candidates(sent.request, limits)
     else:
-        item_ids, scores = sent.item_ids, sent.scores
+        item_ids, scores = sent.columns.item_ids, sent.columns.scores
         check_at_most("candidates", len(item_ids), limits.candidates)
-        if sent.longest > limits.id_bytes:
+        if sent.columns.longest > limits.id_bytes:
             check_lengths("candidates", item_ids, limits)
     if not sent.request.exclude_item_ids:
         return item_ids, scores

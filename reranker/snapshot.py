@@ -21,6 +21,8 @@ from reranker.segment import FORMAT, Segment, open_segment
 log = logging.getLogger(__name__)
 
 CURRENT = "current.json"
+UNTOLD = 1
+"""The format of an index that does not tell its own."""
 # Between reading the list and mapping its segments a reader takes milliseconds; a suspended one, perhaps a minute.
 KEEP_SECONDS = 120.0
 
@@ -44,16 +46,18 @@ def read_snapshot(folder: Path) -> Snapshot | None:
     """
     try:
         told = json.loads((folder / CURRENT).read_text())
-        if told["format"] != FORMAT:
-            log.info("the index in %s is of format %s, not %d: it will be built anew", folder, told["format"], FORMAT)
-            return None
-        return Snapshot(told["version"], tuple(told["segments"]), int(told["complete_to"]))
+        snapshot = Snapshot(told["version"], tuple(told["segments"]), int(told["complete_to"]))
+        found = told.get("format", UNTOLD)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IndexUnavailableError(
             f"index {folder / CURRENT} cannot be read ({error}): delete the directory, it is built anew from Milvus"
         ) from error
+    if found != FORMAT:
+        log.info("the index in %s is of format %s, not %d: it will be built anew", folder, found, FORMAT)
+        return None
+    return snapshot
 
 
 def open_snapshot(folder: Path, snapshot: Snapshot, mapped: Mapping[str, Segment] = MappingProxyType({})) -> Index:

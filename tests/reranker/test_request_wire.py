@@ -74,7 +74,7 @@ def assert_same(body: bytes) -> None:
 
 
 def is_read_here(body: bytes) -> bool:
-    return read_rerank(body).item_ids is not None
+    return read_rerank(body).columns is not None
 
 
 @given(REQUESTS)
@@ -154,5 +154,5 @@ def test_the_rest_is_protobuf_s_and_the_checks(candidates: list[pb.Candidate]) -
 
 @pytest.mark.parametrize(("request_", "_"), BAD_RERANKS)
 def test_whatever_the_contract_refuses_is_read_alike(request_: pb.RerankRequest, _: list[str]) -> None:
-    sent = read_rerank(request_.SerializeToString())
-    assert sent.item_ids is None or list(sent.item_ids) == [candidate.item_id for candidate in request_.candidates]
+    columns = read_rerank(request_.SerializeToString()).columns
+    assert columns is None or list(columns.item_ids) == [candidate.item_id for candidate in request_.candidates]

@@ -50,10 +50,12 @@ def test_a_torn_list_is_refused_by_name(tmp_path: Path, text: str) -> None:
         read_snapshot(tmp_path)
 
 
-def test_an_index_of_another_format_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", [None, 1, 3])
+def test_an_index_of_another_format_is_none(tmp_path: Path, format_: int | None) -> None:
     write_snapshot(tmp_path, Snapshot("v", (saved(tmp_path),)))
     told = json.loads((tmp_path / CURRENT).read_text())
-    (tmp_path / CURRENT).write_text(json.dumps(told | {"format": told["format"] - 1}))
+    del told["format"]
+    (tmp_path / CURRENT).write_text(json.dumps(told if format_ is None else told | {"format": format_}))
     assert read_snapshot(tmp_path) is None
 
 
