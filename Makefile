@@ -28,7 +28,7 @@ test-unit: $(STAMP) ## The part of it that starts no server
 	$(BIN)/pytest $(PARALLEL) -m 'not integration and not soak'
 
 soak: $(STAMP) ## The long forms of the fault tests: an hour and more
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest $(PARALLEL) -m soak
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from offline.dataset import Dataset, ItemPersonas
 from offline.decisions import decided_personas
 from offline.encoder import Encoder
-from offline.evidence import evidence
+from offline.evidence_by_item import evidence
 from offline.lines import read_lines
 from offline.llm_cache import CACHE_FILE, ResponseCache, Spending
 from offline.persona_checks import ALIKE, SUPPORT, likeness, supports

@@ -13,7 +13,8 @@ from offline.decisions import Decision, decided, decisions_by_item
 from offline.domains import Domain
 from offline.encoder import Encoder
 from offline.errors import ConfigurationError
-from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, evidence, persona_count, put_forward
+from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, persona_count, put_forward
+from offline.evidence_by_item import evidence
 from offline.extractive_personas import extractive_personas
 from offline.persona_checks import ALIKE, UNSUPPORTED, admissible, checked, likeness
 from offline.quoting import messages, quoted

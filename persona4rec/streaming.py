@@ -26,6 +26,10 @@ Bootstrap = Annotated[
         "--kafka", help="host:port of a Kafka broker.", show_default="PERSONA4REC_KAFKA_BOOTSTRAP or 127.0.0.1:9092"
     ),
 ]
+Replay = Annotated[
+    str | None,
+    typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
+]
 LetterIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="As `dlq list` shows them: topic/partition/offset.")
 ]
@@ -40,10 +44,7 @@ def ingest(
         str | None, typer.Option(help="A SQLite file, or redis://HOST:PORT/DB.", show_default="histories.sqlite")
     ] = None,
     group: Annotated[str | None, typer.Option(help="Consumer group.", show_default="persona4rec-ingest")] = None,
-    replay: Annotated[
-        str | None,
-        typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
-    ] = None,
+    replay: Replay = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="/metrics and /health; 0 takes a free port.", show_default="9465")
     ] = None,
@@ -90,10 +91,7 @@ def worker(
     encoder: Annotated[str | None, typer.Option(help="As the index was published with.")] = None,
     adapter: Annotated[Path | None, typer.Option(metavar="PATH", help="As the index was published with.")] = None,
     group: Annotated[str | None, typer.Option(help="Consumer group.", show_default="persona4rec-worker")] = None,
-    replay: Annotated[
-        str | None,
-        typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
-    ] = None,
+    replay: Replay = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="/metrics and /health; 0 takes a free port.", show_default="9466")
     ] = None,

@@ -21,7 +21,7 @@ from offline.dataset import Dataset
 from offline.domains import load_domain
 from offline.encoder import Encoder, load_encoder
 from offline.endpoints import opened
-from offline.evidence import evidence
+from offline.evidence_by_item import evidence
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings, NoLlm, llm_source

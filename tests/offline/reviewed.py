@@ -21,8 +21,8 @@ def reviewed(path: Path, count: int) -> Dataset:
 
 
 def number(body: dict[str, Any]) -> int:
-    """Return which review a request is about."""
-    found = re.search(r"Review number (\d+)", body["messages"][1]["content"])
+    """Return the number of the review, or item, that a request is about."""
+    found = re.search(r"(?:Review|Item) number (\d+)", body["messages"][1]["content"])
     assert found
     return int(found[1])
 

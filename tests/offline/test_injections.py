@@ -13,7 +13,8 @@ from offline.dataset import Dataset
 from offline.domains import load_domain
 from offline.encoder import Encoder
 from offline.endpoints import opened
-from offline.evidence import ItemEvidence, Piece, evidence
+from offline.evidence import ItemEvidence, Piece
+from offline.evidence_by_item import evidence
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings, LocalGguf

@@ -12,7 +12,8 @@ from offline.dataset import Dataset, Item, ItemPersonas, ItemSummary, Review, Re
 from offline.decisions import Decision, decide
 from offline.domains import load_domain
 from offline.encoder import Encoder
-from offline.evidence import ItemEvidence, Piece, evidence, persona_count, put_forward
+from offline.evidence import ItemEvidence, Piece, persona_count, put_forward
+from offline.evidence_by_item import evidence
 from offline.extractive import extractive_aspects, extractive_summary, sentences
 from offline.personas import PersonasStage, Subject, personas_schema
 from offline.stages import Made, run_without_llm

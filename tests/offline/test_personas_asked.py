@@ -22,8 +22,8 @@ from offline.llm_settings import LlmSettings
 from offline.personas import PersonasStage
 from offline.stages import Ask, cached_answers, cached_only, open_calls, run
 from tests.offline.encoders import Worded
-from tests.offline.reviewed import lines
-from tests.offline.written import PERSONAS, is_question, number, to_be_written, written
+from tests.offline.reviewed import lines, number
+from tests.offline.written import PERSONAS, is_question, to_be_written, written
 from tests.persona4rec.running import eventually
 from tests.stub_llm import Answer, StubLlm, completion, failure
 

@@ -1,7 +1,6 @@
 """Items with two reviews each, and an LLM that writes personas of them and judges what it wrote."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,6 @@ def to_be_written(path: Path, count: int) -> Dataset:
     ]
     write_jsonl(path / "reviews.jsonl", reviews)
     return Dataset.open(path)
-
-
-def number(body: dict[str, Any]) -> int:
-    """Return which item a request is about."""
-    found = re.search(r"Item number (\d+)", body["messages"][1]["content"])
-    assert found
-    return int(found[1])
 
 
 def is_question(body: dict[str, Any]) -> bool:
