@@ -136,6 +136,9 @@ class ServerSettings(BaseSettings):
     scan_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often Milvus is asked for newer manifests although there is a feed: how long a change stays unseen whose
     publisher died before its record was written. Each time Milvus looks through the generations of all manifests."""
+    scrub_seconds: Annotated[float, Field(gt=0)] = 86400.0
+    """How often every byte of the index is read against its checksum, at the start first: a day, for disks lose blocks
+    rarely, and a start may follow a crash. At the lowest priority, a second of processor for each GB or so."""
     stale_seconds: Annotated[float, Field(gt=0)] = 60.0
     """With no answer from Milvus for this long, answers are marked INDEX_STALE: a dozen failed refreshes in a row."""
     connection_age_seconds: Annotated[float, Field(gt=0)] = 300.0

@@ -42,6 +42,7 @@ class Indexer:
         self._space = space
         self._lock = _locked(folder)
         self._complete_to: dict[str, int] = {}
+        self._torn: set[str] = set()
         sweep_unfinished(folder)
 
     def __enter__(self) -> Self:
@@ -63,7 +64,7 @@ class Indexer:
         if told is None:
             store.ensure_loaded(version)
         snapshot = read_snapshot(self._folder)
-        if snapshot is None or snapshot.version != version:
+        if snapshot is None or snapshot.version != version or self._torn.intersection(snapshot.segments):
             self._rebuild(store, version)
             return True
         sweep(self._folder, snapshot)
@@ -116,21 +117,38 @@ class Indexer:
         return max(snapshot.complete_to, self._complete_to.get(snapshot.version, -1))
 
     def compact(self) -> bool:
-        """Merge segments if there are too many; returns whether it did."""
+        """Merge segments if there are too many; returns whether it did.
+
+        Raises IndexUnavailableError if one of them is torn: merged, its bytes would pass for good ones.
+        """
         snapshot = read_snapshot(self._folder)
         if snapshot is None or len(snapshot.segments) <= MAX_DELTAS:
             return False
         segments = [self._open(name) for name in snapshot.segments]
         count = _worth_merging([segment.size for segment in segments])
+        self._verify(snapshot.segments[:count])
         merged = merge_segments(segments[:count], self._folder, deletions=count < len(segments))
         self._use(replace(snapshot, segments=(merged.name, *snapshot.segments[count:])))
         return True
 
     def verify(self) -> None:
-        """Read every byte of the snapshot against its checksum. Raises IndexUnavailableError naming what is torn."""
-        snapshot = read_snapshot(self._folder)
-        for name in snapshot.segments if snapshot else ():
-            verify_segment(self._folder / name)
+        """Read every byte of the snapshot against its checksum; may run beside refreshes, in another thread.
+
+        Raises IndexUnavailableError naming what is torn; the next refresh then builds the index anew.
+        """
+        if snapshot := read_snapshot(self._folder):
+            self._verify(snapshot.segments)
+
+    def _verify(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                verify_segment(self._folder / name)
+            except IndexUnavailableError:
+                snapshot = read_snapshot(self._folder)
+                # Merged into another meanwhile, it may have been deleted while it was read.
+                if snapshot and name in snapshot.segments:
+                    self._torn.add(name)
+                    raise
 
     def _parts(self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str]) -> Iterator[Path]:
         """Write items as they are now, in segments; none if there are none."""

@@ -311,7 +311,8 @@ def _verify_file(path: Path, name: str, told: dict[str, Any]) -> None:
 
 def _torn(path: Path, file: str, why: str) -> IndexUnavailableError:
     return IndexUnavailableError(
-        f"index segment {path} is torn: {file}: {why}. Delete the index directory: it is built anew from Milvus"
+        f"index segment {path} is torn: {file}: {why}. A running server builds the index anew from Milvus; before one "
+        "is started, delete the index directory"
     )
 
 

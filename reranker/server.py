@@ -28,6 +28,7 @@ from reranker.indexer import Indexer
 from reranker.live_index import checked_at, mark_checked
 from reranker.logs import log_to_stderr
 from reranker.personas_milvus import MilvusPersonaStore
+from reranker.scrub import Scrub
 from reranker.snapshot import open_snapshot, read_snapshot
 from reranker.worker import run
 
@@ -76,9 +77,12 @@ def serve(settings: ServerSettings) -> None:
         refreshing = threading.Thread(
             target=_refresh_for_ever, args=(indexer, follower, settings, metrics, stop), daemon=True
         )
+        scrub = Scrub(indexer, settings.scrub_seconds, registry)
+        scrubbing = threading.Thread(target=scrub.run, args=(stop,), daemon=True)
         port = holder.getsockname()[1]
         with _workers(settings, port) as workers:
             refreshing.start()
+            scrubbing.start()
             _announce(settings, port, metrics_port)
             _keep_alive(workers, settings, port, metrics, stop)
             log.info("stopping: requests in flight have %.0f s to finish", settings.drain_seconds)

@@ -1,6 +1,8 @@
 """A server while its index changes, and while Milvus comes and goes."""
 
+import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +16,7 @@ from offline.vector_cache import CachedEncoder
 from reranker.client import CallError
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.records import Persona, persona_id
+from reranker.snapshot import read_snapshot
 from reranker.v1 import reranker_pb2 as pb
 from tests.integration.processes import MilvusProcess, Server, eventually, milvus_process, serving
 from tests.integration.test_operations import value
@@ -54,7 +57,9 @@ def following(
     """Give a server that looks for changes several times a second, and has no generator."""
     publishing(*few)
     folder = tmp_path_factory.mktemp("server")
-    with serving(folder, own_milvus.uri, histories, REFRESH_SECONDS="0.2", STALE_SECONDS="3") as server:
+    with serving(
+        folder, own_milvus.uri, histories, REFRESH_SECONDS="0.2", STALE_SECONDS="3", SCRUB_SECONDS="1"
+    ) as server:
         yield server
 
 
@@ -126,6 +131,29 @@ def test_a_rebuilt_index_takes_the_place_of_the_old_one(
     assert following.client.info().items == 3
     publishing(*few)
     eventually(lambda: following.client.info().items == 5, "the items published to the rebuilt index")
+
+
+def test_what_a_disk_loses_is_found_and_built_anew(
+    following: Server, publishing: Publish, few: tuple[Document, ...]
+) -> None:
+    publishing(*few)
+    eventually(lambda: rationales(following, few[0]) == [p.preference_rationale for p in few[0].personas], "the items")
+    torn = segments(following)
+    with (following.index / torn[0] / "personas.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        (last,) = file.read()
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    eventually(lambda: torn[0] not in segments(following), "an index without the torn segment")
+    assert value(following, "reranker_index_torn_total") == 1
+    eventually(lambda: value(following, "reranker_index_verified_timestamp_seconds") > time.time() - 2, "a good scrub")
+    assert all(rationales(following, one) == [p.preference_rationale for p in one.personas] for one in few)
+
+
+def segments(server: Server) -> tuple[str, ...]:
+    snapshot = read_snapshot(server.index)
+    assert snapshot
+    return snapshot.segments
 
 
 def test_the_server_outlives_milvus(

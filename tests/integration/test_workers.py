@@ -188,7 +188,7 @@ def test_a_torn_segment_is_named(tmp_path: Path, published: Published, histories
     vectors.write_bytes(vectors.read_bytes()[:-1])
     told = refusal(tmp_path, histories, published.uri)
     assert f"{segment} is torn: vectors.npy" in told
-    assert "Delete the index directory" in told
+    assert "delete the index directory" in told
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def torn(path: Path) -> str:
     with pytest.raises(IndexUnavailableError) as refused:
         read()
     assert str(path) in str(refused.value)
-    assert "Delete the index directory" in str(refused.value)
+    assert "delete the index directory" in str(refused.value)
     return str(refused.value)
 
 

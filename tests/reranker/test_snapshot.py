@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
 from reranker.errors import ConfigurationError, IndexUnavailableError
-from reranker.indexer import Indexer
-from reranker.segment import build_segment, save_segment
+from reranker.indexer import MAX_DELTAS, Indexer
+from reranker.segment import build_segment, save_segment, verify_segment
 from reranker.snapshot import (
     CURRENT,
     KEEP_SECONDS,
@@ -103,12 +104,44 @@ def test_a_directory_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> N
         Indexer(tmp_path / "file" / "index", None)
 
 
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_torn_segment_is_named_and_never_merged(tmp_path: Path) -> None:
+    names = tuple(saved(tmp_path, generation) for generation in range(MAX_DELTAS + 1, 0, -1))
+    write_snapshot(tmp_path, Snapshot("v", names))
+    flip_a_byte(tmp_path / names[1] / "vectors.npy")
+    with Indexer(tmp_path, SPACE) as indexer:
+        for look in (indexer.verify, indexer.compact):
+            with pytest.raises(IndexUnavailableError, match=rf"{names[1]} is torn: vectors\.npy: its checksum"):
+                look()
+    assert read_snapshot(tmp_path) == Snapshot("v", names)
+
+
+def test_a_segment_that_goes_while_it_is_verified_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, merged = saved(tmp_path, 1), saved(tmp_path, 2)
+    write_snapshot(tmp_path, Snapshot("v", (merged, left)))
+
+    def swept(path: Path) -> None:
+        if path.name == merged:
+            rmtree(path)
+            write_snapshot(tmp_path, Snapshot("v", (left,)))
+        verify_segment(path)
+
+    monkeypatch.setattr("reranker.indexer.verify_segment", swept)
+    with Indexer(tmp_path, SPACE) as indexer:
+        indexer.verify()
+
+
 # Writes generation after generation, as an indexer does: a delta, and now and then all merged into one.
 _WRITE = """
 import sys
 from pathlib import Path
 from reranker import snapshot
-from reranker.indexer import Indexer
+from reranker.indexer import MAX_DELTAS, Indexer
 from reranker.segment import build_segment, merge_segments, open_segment, save_segment
 from reranker.snapshot import Snapshot, read_snapshot
 from tests.reranker.making import SPACE, item, vector

@@ -1,0 +1,48 @@
+"""Reading the index against its checksums while it is served: what a disk has lost is found, and built anew."""
+
+import logging
+import os
+import threading
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from reranker.errors import IndexUnavailableError
+from reranker.indexer import Indexer
+
+log = logging.getLogger(__name__)
+
+# The lowest priority: the scheduler gives it what requests leave (sched(7): 15 shares where they have 1024).
+NICENESS = 19
+
+
+class Scrub:
+    """Verifies an index now and at an interval. What is torn is built anew by the indexer's next refresh."""
+
+    def __init__(self, indexer: Indexer, every: float, registry: CollectorRegistry) -> None:
+        """every: seconds between the end of one scrub and the next."""
+        self._indexer = indexer
+        self._every = every
+        self._torn = Counter(
+            "reranker_index_torn", "Scrubs that found bytes of the index unlike their checksum.", registry=registry
+        )
+        self._verified = Gauge(
+            "reranker_index_verified_timestamp_seconds",
+            "When every byte of the index was last found to be what was written; 0 until then.",
+            registry=registry,
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Scrub until told to stop, in a thread of its own, whose priority this lowers."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while not stop.is_set():
+            self._once()
+            stop.wait(self._every)
+
+    def _once(self) -> None:
+        try:
+            self._indexer.verify()
+        except IndexUnavailableError as error:
+            self._torn.inc()
+            log.error("bytes were lost, and are read anew: %s", error)  # noqa: TRY400 - it names all there is to know
+        else:
+            self._verified.set_to_current_time()
