@@ -200,11 +200,15 @@ class IngestProcess:
 
     def metric(self, name: str, **labels: str) -> float:
         """Return a metric, added up over the labels that are not given."""
+        return sum(self.told(name, **labels))
+
+    def told(self, name: str, **labels: str) -> list[float]:
+        """Return the values of a metric, one for each labelling that has these labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         found = [line for line in lines if re.match(rf"{name}[{{ ]", line) and all(label in line for label in wanted)]
-        return sum(float(line.rpartition(" ")[2]) for line in found)
+        return [float(line.rpartition(" ")[2]) for line in found]
 
     def _announced(self, start: int) -> "re.Match[str] | None":
         assert self.process

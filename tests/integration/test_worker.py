@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from reranker.segment import IndexedItem
 from tests.conftest import free_port
 from tests.integration.processes import PATIENCE_SECONDS, MilvusProcess, eventually, milvus_process
 from tests.integration.streaming import (
+    KEYS,
     PARTITIONS,
     Broker,
     Sent,
@@ -474,6 +476,68 @@ def test_an_erased_user_s_words_go_from_everywhere_and_neither_replay_nor_export
         assert evidence(milvus, "emma") == {f"emma-r{number}" for number in (0, 1, 2, 3, 4, 5, 6, 8)}
         schemas = [body["response_format"]["json_schema"]["name"] for body in llm.requests[asked:]]
         assert schemas == ["Aspects", "Personas"], "the rest was taken over"
+
+
+@pytest.mark.soak
+def test_a_user_erased_while_a_worker_asks_about_their_review_leaves_nothing(
+    kafka: KafkaSettings, tmp_path: Path, milvus: MilvusProcess
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow(number: int, body: dict[str, Any]) -> Answer:
+        if "ocelot" in str(body):
+            asked.set()
+            assert answer.wait(PATIENCE_SECONDS)
+        return reasoner(number, body)
+
+    with (
+        StubLlm(slow) as llm,
+        working(tmp_path, kafka, milvus.uri, f"--llm={llm.url}", **AT_ONCE) as one,
+        working(tmp_path, kafka, milvus.uri, f"--llm={llm.url}", **AT_ONCE) as other,
+    ):
+        send(kafka, [item("emma"), review("emma", 0)])
+        eventually(lambda: evidence(milvus, "emma"), "a persona")
+        asks, erases = eventually(lambda: apart(kafka, one, other), "a share for each")[0]
+        ann = review("emma", 1, "ann", text="Peculiar ocelots, marmalade and a singing lighthouse.")
+        sent = send(kafka, [ann], partition=asks)
+        assert asked.wait(PATIENCE_SECONDS)
+        erasure = ("erasures", {"eventId": "x", "userId": "ann", "eventTime": int(time.time() * 1000)})
+        sent += send(kafka, [erasure], partition=erases)
+        eventually(lambda: all_committed(one, sent[1:]), "the erasure")
+        assert not all_committed(one, sent)
+        answer.set()
+        eventually(lambda: finished(one, sent), "the end of all work")
+        assert [worker.stop() for worker in (one, other)] == [0, 0]
+    assert evidence(milvus, "emma") == {"emma-r0"}
+    assert not any(word in stored(tmp_path) for word in (b"marmalade", b"ann"))
+
+
+def apart(kafka: KafkaSettings, *workers: WorkerProcess) -> list[tuple[int, int]]:
+    """Return partitions of reviews and of erasures that different workers have; none until each has its share."""
+    shares = [
+        {topic: [at for at in range(PARTITIONS) if has(worker, kafka.topic(topic), at)] for topic in KEYS}
+        for worker in workers
+    ]
+    if sorted(at for share in shares for at in share["reviews"]) != list(range(PARTITIONS)):
+        return []
+    pairs = itertools.permutations(shares, 2)
+    return [pair for one, other in pairs for pair in itertools.product(one["reviews"], other["erasures"])]
+
+
+def has(worker: WorkerProcess, topic: str, partition: int) -> bool:
+    return bool(worker.told("worker_lag_events", topic=topic, partition=str(partition)))
+
+
+def test_a_review_dated_ahead_does_not_outlast_the_next(
+    kafka: KafkaSettings, tmp_path: Path, milvus: MilvusProcess
+) -> None:
+    ahead = review("emma", 0, eventTime=int(time.time() * 1000) + 10**10)
+    with working(tmp_path, kafka, milvus.uri, **AT_ONCE) as worker:
+        send(kafka, [item("emma"), ahead])
+        eventually(lambda: evidence(milvus, "emma"), "a persona of a review from the future")
+        assert worker.metric("worker_events_dated_ahead_total") == 1
+        send(kafka, [review("emma", 0, eventTime=int(time.time() * 1000), deleted=True)])
+        eventually(lambda: not evidence(milvus, "emma"), "the end of it")
 
 
 def published(milvus: MilvusProcess, folder: Path) -> PublishReport:
