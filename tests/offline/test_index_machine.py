@@ -313,5 +313,6 @@ def test_what_is_served_was_published(milvus: str) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_what_is_served_was_published_over_and_over(milvus: str) -> None:
     hold(milvus, examples=1000)
