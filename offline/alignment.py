@@ -17,6 +17,7 @@ from pydantic import BaseModel, create_model
 from offline.calls import Call, Likelihood, review_tag, user_tag
 from offline.dataset import Dataset, Kind
 from offline.domains import Domain
+from offline.fingerprints import digest
 from offline.judgements import Judgement, judgements
 from offline.places import chosen_place
 from offline.quoting import messages, neutral, quoted
@@ -66,7 +67,10 @@ class AlignmentStage(Stage[Judgement, BaseModel]):
         return subject.key
 
     def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
-        return ((f"{alignment.user_id}\n{alignment.item_id}", "") for alignment in dataset.alignments())
+        return ((f"{one.user_id}\n{one.item_id}", one.fingerprint) for one in dataset.alignments())
+
+    def fingerprint(self, subject: Judgement) -> str:
+        return _made_from(subject)
 
     def calls(self, subject: Judgement) -> Sequence[Call[BaseModel]]:
         if not subject.history or len(subject.personas) == 1:
@@ -139,7 +143,14 @@ def choice_schema(personas: int) -> type[BaseModel]:
 
 def _aligned(judgement: Judgement, persona: Persona, reason: str) -> Alignment:
     history = tuple(event.item_id for event in judgement.history)
-    return Alignment(judgement.user_id, judgement.target.item_id, persona.persona_id, reason, history)
+    return Alignment(
+        judgement.user_id, judgement.target.item_id, persona.persona_id, reason, history, _made_from(judgement)
+    )
+
+
+def _made_from(judgement: Judgement) -> str:
+    """Return a digest of the personas alone: a choice among them stands though the user goes on choosing items."""
+    return digest(judgement.key, [persona.persona_id for persona in judgement.personas])
 
 
 def _history(judgement: Judgement) -> str:

@@ -28,6 +28,7 @@ from offline.records import (
     Record,
     Review,
     ReviewAspects,
+    Text,
 )
 from offline.rejects import Rejects, reason_of
 from reranker.records import Persona, persona_id
@@ -204,6 +205,7 @@ class _PersonasLine:
     item_id: Id
     personas: list[Any]
     evidence_known: bool | None = True
+    fingerprint: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,9 @@ def _item_personas(line: Line, rejects: Rejects, known: Collection[str] | None) 
             raw = json.dumps(value, ensure_ascii=False).encode()
             rejects.add(line.number, f"persona {place}: {reason_of(error)}", raw)
     nothing_left = bool(entry.personas) and not kept
-    return None if nothing_left else ItemPersonas(entry.item_id, tuple(kept.values()), evidence_known)
+    return (
+        None if nothing_left else ItemPersonas(entry.item_id, tuple(kept.values()), evidence_known, entry.fingerprint)
+    )
 
 
 def _persona(item_id: str, value: object) -> Persona:

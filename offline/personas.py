@@ -16,6 +16,7 @@ from offline.errors import ConfigurationError
 from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, persona_count, put_forward
 from offline.evidence_by_item import evidence
 from offline.extractive_personas import extractive_personas
+from offline.fingerprints import digest, fingerprint
 from offline.persona_checks import ALIKE, UNSUPPORTED, admissible, checked, likeness
 from offline.quoting import messages, quoted
 from offline.records import ItemPersonas
@@ -70,7 +71,11 @@ class PersonasStage(Stage[Subject, BaseModel]):
         return subject.evidence.item.item_id
 
     def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
-        return ((personas.item_id, "") for personas in dataset.personas())
+        return ((personas.item_id, personas.fingerprint) for personas in dataset.personas())
+
+    def fingerprint(self, subject: Subject) -> str:
+        said = [(piece.review_id, piece.words, piece.critical) for piece in subject.evidence.pieces]
+        return digest(fingerprint(subject.evidence.item), subject.evidence.summary, said)
 
     def calls(self, subject: Subject) -> Sequence[Call[BaseModel]]:
         pieces, most = self._chosen(subject.evidence)
@@ -136,8 +141,9 @@ class PersonasStage(Stage[Subject, BaseModel]):
         kept = decided(left.personas, subject.decisions, said, self.alike)
         if not kept:
             return Made(None, left.problems or (Problem("blocked by an editor"),))
+        record = ItemPersonas(self.key(subject), kept, fingerprint=self.fingerprint(subject))
         counts = {"personas": len(kept), TOO_FEW: int(len(kept) == 1 < len(said))}
-        return Made(ItemPersonas(self.key(subject), kept), left.problems, counts)
+        return Made(record, left.problems, counts)
 
     def alike(self, one: Persona, other: Persona) -> bool:
         """Return whether two personas say the same (`persona_checks.ALIKE`)."""

@@ -190,6 +190,8 @@ class ItemPersonas:
     personas: tuple[Persona, ...]
     evidence_known: bool = True
     """False only for personas imported without the reviews they were written from: these alone may lack evidence."""
+    fingerprint: Text = ""
+    """Of the item, its summary and its reviews' words; "" as of a summary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +204,8 @@ class Alignment:
     justification: str
     history: Ids = ()
     """The items of the user that the judgement was made from."""
+    fingerprint: Text = ""
+    """Of the personas that were to be chosen from; "" as of a summary."""
 
 
 Record = Item | Review | Interaction | ItemSummary | ReviewAspects | ItemPersonas | Alignment

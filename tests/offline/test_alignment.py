@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline.alignment import LETTERS, AlignmentStage, Judge, choice_schema
-from offline.calls import Likelihood, Model, request_body
+from offline.calls import Call, Likelihood, Model, request_body
 from offline.dataset import Dataset, write_interactions, write_jsonl
 from offline.domains import load_domain
 from offline.errors import DatasetError
+from offline.flight import Outcome
 from offline.judgements import Event, Judgement, earlier
 from offline.places import Place, position_bias
 from offline.records import Alignment, Interaction, Item, ItemPersonas, ItemSummary, Review, ReviewAspects
+from offline.stages import run
 from reranker.records import Persona, persona_id
 
 BOOKS = load_domain("books")
@@ -125,6 +128,21 @@ def test_without_interactions_reviews_count_as_such(dataset: Dataset) -> None:
     assert {judgement.key for judgement in stage().subjects(dataset)} == wanted != set()
 
 
+def test_a_choice_stands_as_long_as_the_personas_it_was_made_among(dataset: Dataset) -> None:
+    def answers(calls: Iterable[Call[Any]]) -> Iterator[Outcome[Any]]:
+        return (Outcome(call.key, choosing("B")[0]) for call in calls)
+
+    assert (run(stage(), dataset, answers).done, run(stage(), dataset, answers).stale) == (2, 0)
+    write_interactions(
+        dataset.path / "interactions.csv", [*dataset.interactions(), Interaction("u", "b9", timestamp=2)]
+    )
+    assert run(stage(), dataset, answers).stale == 0, "the user went on choosing"
+    alone = ItemPersonas("b5", (persona("b5", "only"),))
+    write_jsonl(dataset.path / "personas.jsonl", [ItemPersonas("b4", (*PERSONAS[1:], persona("b4", "new"))), alone])
+    report = run(stage(), dataset, answers)
+    assert (report.stale, report.before, report.done) == (1, 1, 1)
+
+
 def test_more_personas_than_letters_are_cut_off(dataset: Dataset) -> None:
     many = tuple(persona("b4", str(number)) for number in range(30))
     write_jsonl(dataset.path / "personas.jsonl", [ItemPersonas("b4", many)])
@@ -148,7 +166,8 @@ def test_the_letter_names_the_persona_that_was_shown_by_it() -> None:
         for letter, one in zip(LETTERS, order, strict=False):
             assert f'<persona letter="{letter}">\n{one.name}. d r' in call.messages[1]["content"]
             record = stage(seed=seed).made(JUDGEMENT, choosing(letter)).record
-            assert record == Alignment("u", "b4", one.persona_id, f"because {letter}", ("b1",))
+            made_from = stage().fingerprint(JUDGEMENT)
+            assert record == Alignment("u", "b4", one.persona_id, f"because {letter}", ("b1",), made_from)
 
 
 def test_in_all_rotations_each_persona_stands_at_each_place_once() -> None:

@@ -18,6 +18,7 @@ from offline.extractive import extractive_aspects, extractive_summary, sentences
 from offline.personas import PersonasStage, Subject, personas_schema
 from offline.stages import Made, run_without_llm
 from reranker.records import Persona
+from tests.offline.written import to_be_written
 
 BOOKS = load_domain("books")
 ITEM = Item("moby", "Moby-Dick", "A captain hunts a whale. It ends badly. Few survive. One tells.")
@@ -91,6 +92,20 @@ def test_an_item_of_which_nothing_is_left_has_no_record(stage: PersonasStage) ->
     found = made(stage, subject(), HUNT | {"evidence": [2]})
     assert found.record is None
     assert [problem.reason for problem in found.problems] == ["not supported by its evidence"]
+
+
+def test_only_items_with_other_evidence_are_written_anew(tmp_path: Path, stage: PersonasStage) -> None:
+    dataset = to_be_written(tmp_path, 3)
+    run_without_llm(stage, dataset)
+    before = {entry.item_id: entry for entry in dataset.personas()}
+    assert (len(before), run_without_llm(stage, dataset).stale) == (3, 0)
+    more = Review("more", "u", "i1", "A gentle romance in a lighthouse, told in letters that never arrive.")
+    write_jsonl(tmp_path / "reviews.jsonl", [*dataset.reviews(), more])
+    report = run_without_llm(stage, Dataset.open(tmp_path))
+    assert (report.stale, report.before, report.done) == (1, 2, 1)
+    after = {entry.item_id: entry for entry in dataset.personas()}
+    assert [item_id for item_id in before if after[item_id] != before[item_id]] == ["i1"]
+    assert any("more" in persona.evidence for persona in after["i1"].personas)
 
 
 def test_what_an_editor_blocked_does_not_come_back_in_other_words(stage: PersonasStage) -> None:
