@@ -32,6 +32,9 @@ def _params(path: str, name: str, slots: int, context: int) -> xllamacpp.CommonP
     params.n_parallel = slots
     params.n_ctx = slots * context
     params.use_jinja = True
+    # llama.cpp counts the machine's processors: threads beyond those of a cpuset would spin for each other.
+    if len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
     return params
 
 
