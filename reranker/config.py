@@ -139,6 +139,9 @@ class ServerSettings(BaseSettings):
     scrub_seconds: Annotated[float, Field(gt=0)] = 86400.0
     """How often every byte of the index is read against its checksum, at the start first: a day, for disks lose blocks
     rarely, and a start may follow a crash. At the lowest priority, a second of processor for each GB or so."""
+    merge_seconds: Annotated[float, Field(gt=0)] = 604800.0
+    """How long what was replaced or deleted, an erased user's words among it, may stay in the index directory: a week,
+    of the month that the GDPR (article 12.3) leaves. Merging writes the index anew, 8 GB for a million items."""
     stale_seconds: Annotated[float, Field(gt=0)] = 60.0
     """With no answer from Milvus for this long, answers are marked INDEX_STALE: a dozen failed refreshes in a row."""
     connection_age_seconds: Annotated[float, Field(gt=0)] = 300.0

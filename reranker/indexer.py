@@ -2,6 +2,8 @@
 
 import fcntl
 import logging
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from reranker.segment import (
     Segment,
     build_segment,
     generations,
+    made_at,
     merge_segments,
     open_segment,
     save_segment,
@@ -116,16 +119,21 @@ class Indexer:
     def _complete(self, snapshot: Snapshot) -> int:
         return max(snapshot.complete_to, self._complete_to.get(snapshot.version, -1))
 
-    def compact(self) -> bool:
-        """Merge segments if there are too many; returns whether it did.
+    def compact(self, merge_seconds: float = math.inf) -> bool:
+        """Merge segments if there are too many, or all if a delta is older than this; returns whether it did.
 
+        What a newer segment replaces stays in the older one until they are merged: an erased user's words, too.
         Raises IndexUnavailableError if one of them is torn: merged, its bytes would pass for good ones.
         """
         snapshot = read_snapshot(self._folder)
-        if snapshot is None or len(snapshot.segments) <= MAX_DELTAS:
+        if snapshot is None:
+            return False
+        *deltas, _ = snapshot.segments
+        old = any(time.time() - made_at(self._folder / name) > merge_seconds for name in deltas)
+        if not old and len(deltas) < MAX_DELTAS:
             return False
         segments = [self._open(name) for name in snapshot.segments]
-        count = _worth_merging([segment.size for segment in segments])
+        count = len(segments) if old else _worth_merging([segment.size for segment in segments])
         self._verify(snapshot.segments[:count])
         merged = merge_segments(segments[:count], self._folder, deletions=count < len(segments))
         self._use(replace(snapshot, segments=(merged.name, *snapshot.segments[count:])))

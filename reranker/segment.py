@@ -151,6 +151,11 @@ def open_segment(path: Path) -> Segment:
     return Segment(meta["space"], meta["generation"], arrays, table)
 
 
+def made_at(path: Path) -> float:
+    """Return when a saved segment was written, in seconds since the epoch."""
+    return (path / META).stat().st_mtime
+
+
 def verify_segment(path: Path) -> None:
     """Read every byte against its checksum. Raises IndexUnavailableError, naming the first file that differs."""
     for name, told in _read_meta(path)["files"].items():

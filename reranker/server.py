@@ -179,7 +179,7 @@ def _refresh(indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetr
     mark_checked(settings.index)
     if changed:
         metrics.refreshes.inc()
-    indexer.compact()
+    indexer.compact(settings.merge_seconds)
 
 
 def _refresh_for_ever(

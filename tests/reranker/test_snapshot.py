@@ -14,7 +14,7 @@ import pytest
 
 from reranker.errors import ConfigurationError, IndexUnavailableError
 from reranker.indexer import MAX_DELTAS, Indexer
-from reranker.segment import build_segment, save_segment, verify_segment
+from reranker.segment import META, build_segment, save_segment, verify_segment
 from reranker.snapshot import (
     CURRENT,
     KEEP_SECONDS,
@@ -119,6 +119,23 @@ def test_a_torn_segment_is_named_and_never_merged(tmp_path: Path) -> None:
             with pytest.raises(IndexUnavailableError, match=rf"{names[1]} is torn: vectors\.npy: its checksum"):
                 look()
     assert read_snapshot(tmp_path) == Snapshot("v", names)
+
+
+def test_what_was_replaced_is_gone_after_a_while(tmp_path: Path) -> None:
+    rewritten = build_segment(SPACE, 2, [item("a", [vector(0, 1)], generation=2, name="q")])
+    base, delta = saved(tmp_path), save_segment(rewritten, tmp_path).name
+    write_snapshot(tmp_path, Snapshot("v", (delta, base)))
+    with Indexer(tmp_path, SPACE) as indexer:
+        os.utime(tmp_path / base / META, (0, 0))
+        assert not indexer.compact(merge_seconds=3600), "the oldest replaces nothing"
+        os.utime(tmp_path / delta / META, (0, 0))
+        assert indexer.compact(merge_seconds=3600)
+        assert not indexer.compact(merge_seconds=3600)
+    found = read_snapshot(tmp_path)
+    assert found
+    assert told(open_snapshot(tmp_path, found)) == told_of([item("a", [vector(0, 1)], None, 2, "q")])
+    assert b"a:p0" in (tmp_path / base / "personas.npy").read_bytes()
+    assert b"a:p0" not in (tmp_path / found.segments[0] / "personas.npy").read_bytes()
 
 
 def test_a_segment_that_goes_while_it_is_verified_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
