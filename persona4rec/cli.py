@@ -350,7 +350,7 @@ def evaluate(
             ks=ks,
             seed=seed,
             variants=variants,
-            report=status.update,
+            report=status.update if log.is_terminal else logging.info,
         )
     out.print(tables.measured(found))
     if json_path:
