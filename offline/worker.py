@@ -32,10 +32,17 @@ from offline.worker_metrics import WorkerMetrics
 from offline.worker_settings import WorkerSettings
 from offline.worker_state import KnownItem, WorkerState
 from reranker.dead_letters import DeadLetter, DeadLetters
-from reranker.errors import BrokerUnavailableError, IndexBusyError, IndexUnavailableError, Persona4RecError
+from reranker.errors import (
+    BrokerUnavailableError,
+    IndexBusyError,
+    IndexUnavailableError,
+    InvalidEventError,
+    Persona4RecError,
+)
 from reranker.group_member import GroupMember, Taken, delays
 from reranker.health import Health
 from reranker.kafka import ANSWER_SECONDS, ASPECTS, KafkaSettings, producer
+from reranker.payloads import json_of
 from reranker.records import Vector
 from reranker.v1 import events_pb2 as pb
 
@@ -186,13 +193,17 @@ class Worker(GroupMember):
 
     def _is_erased(self, letter: DeadLetter) -> bool:
         """Return whether a letter is of a user who was erased after it was sent."""
-        user_id = user_of(letter)
+        user_id = user_of(letter, self._kafka.topic_prefix)
         return user_id is not None and letter.timestamp <= self._state.erased_until(user_id)
 
 
-def user_of(letter: DeadLetter) -> str | None:
+def user_of(letter: DeadLetter, topic_prefix: str = "") -> str | None:
     """Return whose words a dead letter holds, as far as it says so; its value need not be JSON."""
-    found = _USER.search((letter.value or b"").decode(errors="replace"))
+    try:
+        value = json_of(letter.topic.removeprefix(topic_prefix), letter.value, letter.headers)
+    except InvalidEventError:
+        value = letter.value
+    found = _USER.search((value or b"").decode(errors="replace"))
     try:
         return str(json.loads(found[1])) if found else None
     except ValueError:

@@ -19,6 +19,7 @@ from reranker.dead_letters import DeadLetter, dead_letter
 from reranker.errors import InvalidEventError
 from reranker.events import Erase, Rating, Time, read_change, told
 from reranker.kafka import ERASURES, ITEMS, REVIEWS
+from reranker.payloads import json_of
 
 TOPICS = REVIEWS, ITEMS, ERASURES
 """What the worker reads, by the contract's names."""
@@ -84,7 +85,8 @@ def sort_out(records: Iterable[Any], topic_prefix: str = "") -> Changes:
     for record in records:
         sent = sent_at(record)
         try:
-            change, dated_ahead = read(record.topic.removeprefix(topic_prefix), record.value, sent)
+            topic = record.topic.removeprefix(topic_prefix)
+            change, dated_ahead = read(topic, json_of(topic, record.value, record.headers), sent)
         except InvalidEventError as error:
             changes.dead.append(dead_letter(record, error))
             continue

@@ -9,6 +9,7 @@ from typing import Any
 from reranker.dead_letters import DeadLetter, dead_letter
 from reranker.errors import InvalidEventError
 from reranker.events import Erase, UserChange, read_change
+from reranker.payloads import json_of
 from reranker.records import Update
 
 
@@ -39,7 +40,8 @@ def sort_out(records: Iterable[Any], topic_prefix: str = "") -> Batch:
     batch = Batch()
     for record in records:
         try:
-            found = read_change(record.topic.removeprefix(topic_prefix), record.value, sent_at(record))
+            topic = record.topic.removeprefix(topic_prefix)
+            found = read_change(topic, json_of(topic, record.value, record.headers), sent_at(record))
             batch.add(record.topic, found)
         except InvalidEventError as error:
             batch.dead.append(dead_letter(record, error))

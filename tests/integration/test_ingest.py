@@ -14,6 +14,7 @@ import pytest
 from reranker.dead_letters import DeadLetters
 from reranker.histories import WRITE_SECONDS, open_histories
 from reranker.kafka import KafkaSettings
+from reranker.v1 import events_pb2 as pb
 from tests.integration.processes import eventually
 from tests.integration.streaming import (
     Broker,
@@ -184,8 +185,10 @@ def test_poison_goes_to_the_dlq_whole_and_what_follows_is_read(
     where = send_raw(kafka, "interactions", bad, b"ann", (("trace", b"\x00\x01"),))
     send_raw(kafka, "erasures", None, b"ann")
     send(kafka, [interaction("ann", 2)])
+    protobuf = pb.Interaction(event_id="e1", user_id="ann", item_id="i1", event_time=START + 1).SerializeToString()
+    send_raw(kafka, "interactions", protobuf, b"ann", (("content-type", b"application/protobuf"),))
     with ingesting(tmp_path, kafka, path) as ingest:
-        eventually(lambda: event_ids(path, "ann") == ["e2"], "the event behind the poison")
+        eventually(lambda: event_ids(path, "ann") == ["e2", "e1"], "the events behind the poison")
         eventually(lambda: ingest.metric("ingest_events_total", outcome="dead") == 2, "both dead letters")
         assert "ann" not in ingest.said()
     letters = DeadLetters(kafka)
