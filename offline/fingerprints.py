@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,23 +36,36 @@ def digest(*made_from: Any) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:DIGITS]
 
 
-def drop(path: Path, fingerprints: Collection[str]) -> None:
-    """Take the records that carry one of the fingerprints out of a file of JSON lines, in one step.
+def fingerprints_in(path: Path) -> set[str]:
+    """Return the fingerprints that the records of a file of JSON lines carry; none if it is not there."""
+    return {_made_from(line.json) for line in read_lines(path)} - {""} if path.exists() else set()
 
-    Every other line stays as it is, a bad one too. Raises DatasetError if the file cannot be written, or another
-    process is writing it.
+
+def take_over(path: Path, anew: Path, made_anew: Mapping[str, str]) -> None:
+    """Put records that were made anew in the place of those they replace, in one step, and remove the file of them.
+
+    made_anew: the fingerprint in `path` of what is replaced, to that of its record in `anew`; "" where there is none
+    any more. Every other line stays as it is, a bad one too. After a death in between it may be done again.
+    Raises DatasetError if a file cannot be written, or another process is writing it.
     """
     try:
         with appending(path), replacing(path) as kept:
+            wanted = set(made_anew.values()) - {""}
             for line in read_lines(path):
-                if _made_from(line.json) not in fingerprints:
+                if (made_from := _made_from(line.json)) not in made_anew:
+                    wanted.discard(made_from)
                     kept.write(line.raw.decode(errors="replace") + "\n")
+            for line in read_lines(anew) if wanted else ():
+                if (made_from := _made_from(line.json)) in wanted:
+                    wanted.remove(made_from)
+                    kept.write(line.raw.decode(errors="replace") + "\n")
+        anew.unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _made_from(line: bytes) -> str | None:
+def _made_from(line: bytes) -> str:
     try:
-        return _MADE.validate_json(line).fingerprint
+        return _MADE.validate_json(line).fingerprint or ""
     except ValueError:
-        return None  # a bad line, which is reported when the file is read
+        return ""  # a bad line, which is reported when the file is read

@@ -74,7 +74,8 @@ class PersonasStage(Stage[Subject, BaseModel]):
         return ((personas.item_id, personas.fingerprint) for personas in dataset.personas())
 
     def fingerprint(self, subject: Subject) -> str:
-        said = [(piece.review_id, piece.words, piece.critical) for piece in subject.evidence.pieces]
+        # Neither the order of a file nor the scale of the dataset's ratings, which any one review may widen.
+        said = sorted((piece.review_id, piece.words) for piece in subject.evidence.pieces)
         return digest(fingerprint(subject.evidence.item), subject.evidence.summary, said)
 
     def calls(self, subject: Subject) -> Sequence[Call[BaseModel]]:

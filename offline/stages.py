@@ -20,7 +20,7 @@ from offline.appending import Appender, appending
 from offline.calls import Answer, Call, Model, cache_key
 from offline.dataset import Dataset, Kind
 from offline.errors import ConfigurationError, DatasetError, LlmError
-from offline.fingerprints import drop
+from offline.fingerprints import fingerprints_in, take_over
 from offline.flight import Outcome
 from offline.lines import json_line
 from offline.llm_cache import ResponseCache
@@ -129,7 +129,7 @@ class StageReport:
     before: int
     """Records that were there already, and are still true."""
     stale: int
-    """Records that went because their subjects have changed since; these were open again."""
+    """Records whose subjects have changed since: each was open again, and stays until it is made anew."""
     done: int
     """Records that were added."""
     open: int
@@ -200,8 +200,8 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
     A subject whose calls came to nothing is rejected alone. A full disk rejects those it cannot take (their replies, in
     the cache, cost nothing the next time). What ends a run for all is in the report as `stopped`.
 
-    Records of subjects that have changed go first, so that no death leaves two of a subject: until it is made anew, a
-    subject that has changed has none.
+    The record of a subject that has changed stays until another takes its place, at the end of the run, for all in one
+    step: those made anew wait in a file of their own, KIND.anew.jsonl, which a run that was killed leaves to the next.
 
     Memory holds the keys that are done and the subjects in flight.
 
@@ -231,10 +231,11 @@ def _run(
     stage: Stage[Any, Any], dataset: Dataset, way: "Callable[[_Work[Any, Any], Iterator[Any]], None]"
 ) -> StageReport:
     path = output_path(stage, dataset)
-    stale = _drop_stale(stage, dataset, path)
-    with appending(path) as output, Rejects(dataset.path, stage.name) as rejects:
+    anew = path.with_name(f"{stage.kind}.anew.jsonl")
+    stale = _stale(stage, dataset, path, anew)
+    with appending(path) as output, appending(anew) as replacing, Rejects(dataset.path, stage.name) as rejects:
         done = dict(stage.done(dataset))
-        work = _Work(stage, output, rejects)
+        work = _Work(stage, output, replacing, rejects, stale)
         stopped = None
         try:
             way(work, open_subjects(stage, dataset, done))
@@ -242,18 +243,28 @@ def _run(
             stopped = error
         finally:
             rejects.finish(lines=0, bad_lines=0, max_bad_share=1.0)
-    return work.report(path, len(done), stale, stopped)
+    if work.made_anew:
+        take_over(path, anew, work.made_anew)
+    return work.report(path, len(done) - len(stale), stopped)
 
 
-def _drop_stale(stage: Stage[Any, Any], dataset: Dataset, path: Path) -> int:
+def _stale(stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path) -> dict[str, str]:
+    """Return the subjects that have changed since their records were made, each with the fingerprint in its record.
+
+    What a run that was killed has made anew takes its place first.
+    """
     made_from = {key: made_from for key, made_from in stage.done(dataset) if made_from}
-    if not made_from:
-        return 0
-    found = ((made_from.get(stage.key(subject), ""), subject) for subject in stage.subjects(dataset))
-    stale = {one for one, subject in found if _has_changed(stage, subject, one)}
-    if stale:
-        drop(path, stale)
-    return len(stale)
+    left, made_anew, stale = fingerprints_in(anew), {}, {}
+    for subject in stage.subjects(dataset) if made_from else ():
+        key = stage.key(subject)
+        if _has_changed(stage, subject, made_from.get(key, "")):
+            if (now := stage.fingerprint(subject)) in left:
+                made_anew[made_from[key]] = now
+            else:
+                stale[key] = made_from[key]
+    if left:
+        take_over(path, anew, made_anew)
+    return stale
 
 
 def unanswered(calls: Iterable[Call[Any]]) -> Iterator[Outcome[Any]]:
@@ -302,10 +313,22 @@ class _Pending(Generic[Subject]):
 class _Work(Generic[Subject, Answer]):
     """One run: from subjects to calls, from outcomes to lines."""
 
-    def __init__(self, stage: Stage[Subject, Answer], output: Appender, rejects: Rejects) -> None:
+    def __init__(
+        self,
+        stage: Stage[Subject, Answer],
+        output: Appender,
+        replacing: Appender,
+        rejects: Rejects,
+        stale: Mapping[str, str],
+    ) -> None:
+        """Write records to `output`, and to `replacing` those of the subjects in `stale` (`_stale`)."""
         self._stage = stage
         self._output = output
+        self._replacing = replacing
         self._rejects = rejects
+        self._stale = stale
+        self.made_anew: dict[str, str] = {}
+        """As for `take_over`."""
         self._further: deque[Call[Any]] = deque()
         self._pending: dict[str, _Pending[Subject]] = {}
         self._done = self._open = 0
@@ -359,10 +382,16 @@ class _Work(Generic[Subject, Answer]):
         if rejected.reason is Reason.UNASKED:
             self._open += 1
         else:
-            self.finish(subject, Made(None, (Problem(rejected.reason, rejected.detail),)))
+            self._finish(subject, Made(None, (Problem(rejected.reason, rejected.detail),)))
 
     def finish(self, subject: Subject, made: Made) -> None:
-        written = self._written(made)
+        """Write what was made of a subject; if that is nothing, what is there of it goes."""
+        if made.record is None and (stale := self._stale.get(self._stage.key(subject))):
+            self.made_anew[stale] = ""
+        self._finish(subject, made)
+
+    def _finish(self, subject: Subject, made: Made) -> None:
+        written = self._written(subject, made)
         self._counts.update(written.counts)
         for problem in written.problems:
             self._rejects.add(NO_LINE, str(problem), self._stage.key(subject).encode())
@@ -372,22 +401,25 @@ class _Work(Generic[Subject, Answer]):
         elif written.problems:
             self._rejected[written.problems[0].reason] += 1
 
-    def _written(self, made: Made) -> Made:
+    def _written(self, subject: Subject, made: Made) -> Made:
         if made.record is None:
             return made
+        stale = self._stale.get(self._stage.key(subject))
         try:
-            self._output.append(json_line(made.record).encode())
+            (self._replacing if stale else self._output).append(json_line(made.record).encode())
         except OSError as error:
             return Made(None, (Problem(Reason.UNSAVED, f"the record could not be written: {error.strerror}"),))
+        if stale:
+            self.made_anew[stale] = self._stage.fingerprint(subject)
         return made
 
-    def report(self, path: Path, before: int, stale: int, stopped: LlmError | None) -> StageReport:
+    def report(self, path: Path, before: int, stopped: LlmError | None) -> StageReport:
         in_flight = len({id(pending) for pending in self._pending.values()})
         return StageReport(
             self._stage.name,
             path,
             before,
-            stale,
+            len(self._stale),
             self._done,
             self._open + in_flight,
             self._rejected,

@@ -40,7 +40,7 @@ Row = tuple[str, str, str]
 def _fates(report: "StageReport") -> Iterator[Row]:
     yield "done", f"{report.done:,} ({report.before:,} before)", ""
     if report.stale:
-        yield "stale", f"{report.stale:,} of what has changed since, taken out and open again", ""
+        yield "stale", f"{report.stale:,} of what has changed since; each stays until it is made anew", ""
     for reason, count in sorted(report.rejected.items()):
         yield f"rejected, {reason}", f"{count:,}", "yellow"
     for reason, count in sorted(report.left_out.items()):

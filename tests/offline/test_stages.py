@@ -143,6 +143,45 @@ def test_records_of_reviews_that_have_changed_are_made_anew_and_they_alone(
     assert run(STAGE, changed, unanswered).stale == 0
 
 
+def test_what_has_changed_keeps_its_record_until_there_is_another(
+    dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    run(STAGE, dataset, asking())
+    changed = reworded(dataset, {1, 7, 30})
+    report = run(STAGE, changed, unanswered)
+    assert (report.stale, report.before, report.done, report.open) == (3, COUNT - 3, 0, 3)
+    assert records(changed) == clean
+
+
+def test_what_a_killed_run_has_made_anew_is_taken_over_once(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(STAGE, dataset, asking())
+    changed, anew = reworded(dataset, {1, 7, 30}), dataset.path / "aspects.anew.jsonl"
+    with monkeypatch.context() as death:
+        death.setattr("offline.stages.take_over", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(STAGE, changed, asking())
+    assert records(changed) == clean
+    left = anew.read_bytes()
+    stub.requests.clear()
+    for _ in ("killed before", "killed when it was nearly over"):
+        anew.write_bytes(left)
+        report = run(STAGE, changed, asking())
+        assert (report.stale, report.before, report.done, len(stub.requests)) == (0, COUNT, 0, 0)
+        assert not anew.exists()
+        assert len({json.loads(line)["review_id"] for line in records(changed)}) == len(records(changed)) == COUNT
+        assert len(set(clean) - set(records(changed))) == 3
+    # What has changed once more is made once more.
+    anew.write_bytes(left)
+    reworded(changed, {7})
+    assert (run(STAGE, changed, unanswered).stale, anew.exists(), len(records(changed))) == (1, False, COUNT)
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_change_that_no_prompt_shows_costs_nothing(
     stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
 ) -> None:
@@ -160,6 +199,9 @@ def test_an_item_that_has_changed_is_summarised_anew(dataset: Dataset) -> None:
     write_jsonl(dataset.path / "items.jsonl", [Item("i", "Item", "About the mountains.")])
     assert run_without_llm(stage, dataset).stale == 1
     assert [one.summary for one in dataset.summaries()] == ["About the mountains."]
+    write_jsonl(dataset.path / "items.jsonl", [Item("i")])
+    assert run_without_llm(stage, dataset).rejected
+    assert list(dataset.summaries()) == [], "there is nothing to summarise any more"
 
 
 FAULTS = (
