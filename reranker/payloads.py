@@ -6,20 +6,23 @@ headers, which mean nothing here; the structured one has all in the value, a JSO
 """
 
 import json
+import math
 from base64 import b64decode
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf.json_format import MessageToJson
+import msgspec
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from reranker.errors import InvalidEventError
+from reranker.events import MAX_DIMENSION
 from reranker.kafka import ASPECTS, ERASURES, INTERACTIONS, ITEMS, REVIEWS
 from reranker.v1 import events_pb2 as pb
 
 CONTENT_TYPE = "content-type"
 PROTOBUF = frozenset({"application/protobuf", "application/x-protobuf"})
-"""RFC 9110 has no registered name for protobuf; these two are what registries and gateways send."""
+"""The name that IANA has registered, and the one from before that."""
 CLOUDEVENT = "application/cloudevents+json"
 
 MESSAGES: dict[str, type[Message]] = {
@@ -58,7 +61,20 @@ def _protobuf(topic: str, value: bytes) -> bytes:
         message.ParseFromString(value)
     except DecodeError as error:
         raise InvalidEventError(f"the value is no {message.DESCRIPTOR.full_name}, as its content-type says") from error
-    return MessageToJson(message, indent=None).encode()
+    # Not by MessageToJson, which takes thirty times as long for a vector.
+    return msgspec.json.encode({field.json_name: _plain(field, value) for field, value in message.ListFields()})
+
+
+def _plain(field: FieldDescriptor, value: Any) -> Any:
+    """Return the value of a field of these messages, which are flat: a scalar, a list of such, or a map of texts."""
+    if not field.is_repeated:
+        if isinstance(value, float) and not math.isfinite(value):
+            # It would be written as null, which is as good as absent; in a list null is refused by its reader.
+            raise InvalidEventError(f"{field.json_name}: not a finite number")
+        return value
+    if len(value) > MAX_DIMENSION:
+        raise InvalidEventError(f"{field.json_name}: {len(value)} entries, over {MAX_DIMENSION}")
+    return dict(value) if field.message_type else list(value)
 
 
 def _cloud_event(topic: str, value: bytes) -> bytes:

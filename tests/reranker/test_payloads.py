@@ -1,19 +1,20 @@
 """What a record's headers say its value is, is read as that, and whatever it is it means the same."""
 
 import json
+import math
 from base64 import b64encode
 
 import pytest
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, Parse
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker.errors import InvalidEventError
-from reranker.events import read_change
+from reranker.events import MAX_DIMENSION, read_change
 from reranker.kafka import INPUTS
 from reranker.payloads import CLOUDEVENT, MESSAGES, PROTOBUF, json_of
-from reranker.records import Event
+from reranker.records import Aspects, Event
 from reranker.v1 import events_pb2 as pb
 
 EVENTS: dict[str, Message] = {
@@ -42,7 +43,32 @@ def test_protobuf_says_what_its_json_says(topic: str, content_type: str) -> None
     event = EVENTS[topic]
     found = json_of(topic, event.SerializeToString(), [BINARY, ("Content-Type", content_type.encode())])
     assert found is not None
-    assert json.loads(found) == MessageToDict(event)
+    assert Parse(found, MESSAGES[topic]()) == event
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=8))
+def test_a_vector_is_the_same_vector_or_refused(vector: list[float]) -> None:
+    event = pb.Aspects(event_id="e", user_id="u", item_id="i", vector=vector, embedding_space="s")
+    found = json_of("aspects", event.SerializeToString(), [("content-type", b"application/protobuf")])
+    if all(map(math.isfinite, vector)) and any(vector):
+        (_, change, _), length = read_change("aspects", found, 9), math.hypot(*vector)
+        assert isinstance(change, Aspects)
+        assert change.vector == pytest.approx([component / length for component in vector], rel=1e-5, abs=1e-30)
+    else:
+        with pytest.raises(InvalidEventError):
+            read_change("aspects", found, 9)
+
+
+def test_a_rating_that_is_no_number_is_refused() -> None:
+    event = pb.Interaction(event_id="e", user_id="u", item_id="i", event_time=5, rating=math.nan)
+    with pytest.raises(InvalidEventError, match="rating: not a finite number"):
+        json_of("interactions", event.SerializeToString(), [("content-type", b"application/protobuf")])
+
+
+def test_what_is_far_too_long_is_refused_before_it_is_read() -> None:
+    event = pb.Aspects(event_id="e", vector=[0.5] * (MAX_DIMENSION + 1))
+    with pytest.raises(InvalidEventError, match="vector: 8193 entries, over 8192"):
+        json_of("aspects", event.SerializeToString(), [("content-type", b"application/protobuf")])
 
 
 @pytest.mark.parametrize("topic", EVENTS)
@@ -52,7 +78,7 @@ def test_a_cloud_event_says_what_its_data_says(topic: str) -> None:
     for value in (envelope(data=data), envelope(data_base64=base64, datacontenttype="application/protobuf")):
         found = json_of(topic, value, [("content-type", f"{CLOUDEVENT}; charset=utf-8".encode())])
         assert found is not None
-        assert json.loads(found) == data
+        assert Parse(found, MESSAGES[topic]()) == event
 
 
 def test_an_event_is_the_same_event_in_all_ways() -> None:
