@@ -75,7 +75,7 @@ def write(
     retry_rejected: RetryRejected = False,
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
-    """Write the personas of each item that has none yet, into personas.jsonl. `personas DIR` is short for this."""
+    """Write personas.jsonl for items that have none, or have other reviews by now. `personas DIR` is short for this."""
     from dataclasses import replace
 
     asking = Asking(llm, model, concurrency, budget_money, budget_tokens, dry_run, retry_rejected)

@@ -136,12 +136,14 @@ class ServerSettings(BaseSettings):
     scan_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often Milvus is asked for newer manifests although there is a feed: how long a change stays unseen whose
     publisher died before its record was written. Each time Milvus looks through the generations of all manifests."""
-    scrub_seconds: Annotated[float, Field(gt=0)] = 86400.0
+    scrub_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 86400.0
     """How often every byte of the index is read against its checksum, at the start first: a day, for disks lose blocks
     rarely, and a start may follow a crash. At the lowest priority, a second of processor for each GB or so."""
     merge_seconds: Annotated[float, Field(gt=0)] = 604800.0
     """How long what was replaced or deleted, an erased user's words among it, may stay in the index directory: a week,
-    of the month that the GDPR (article 12.3) leaves. Merging writes the index anew, 8 GB for a million items."""
+    of the month that the GDPR (article 12.3) leaves. A merge then writes the index anew: 8 GB for a million items, a
+    minute in which no change is taken in. Each server draws a time from the last quarter of it, so that not all do at
+    once."""
     stale_seconds: Annotated[float, Field(gt=0)] = 60.0
     """With no answer from Milvus for this long, answers are marked INDEX_STALE: a dozen failed refreshes in a row."""
     connection_age_seconds: Annotated[float, Field(gt=0)] = 300.0

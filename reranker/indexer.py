@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -14,6 +15,7 @@ from reranker.personas_milvus import MilvusPersonaStore
 from reranker.segment import (
     IndexedItem,
     Segment,
+    age,
     build_segment,
     generations,
     made_at,
@@ -30,14 +32,18 @@ log = logging.getLogger(__name__)
 PART_ITEMS = 10_000
 # A lookup asks segment after segment, 20 us each: with eight deltas a request is about a tenth slower.
 MAX_DELTAS = 8
+# After a merge that failed: a full disk is not to be filled anew every few seconds, and somebody has to come and see.
+MERGE_PAUSE_SECONDS = 600.0
 
 
 class Indexer:
     """Keeps an index directory up to date with one Milvus. The only writer of the directory."""
 
-    def __init__(self, folder: Path, space: str | None) -> None:
+    def __init__(self, folder: Path, space: str | None, merge_seconds: float = math.inf) -> None:
         """Take the embedding space that the index must be of; None takes what Milvus has.
 
+        merge_seconds: how old a delta may become; each indexer draws its own from the last quarter of that, so that not
+        all hosts that were told of one change merge at one time.
         Raises ConfigurationError if another process writes this directory, or if it cannot be written.
         """
         self._folder = folder
@@ -46,6 +52,8 @@ class Indexer:
         self._lock = _locked(folder)
         self._complete_to: dict[str, int] = {}
         self._torn: set[str] = set()
+        self._merge_seconds = merge_seconds * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
+        self._merge_after = 0.0
         sweep_unfinished(folder)
 
     def __enter__(self) -> Self:
@@ -119,33 +127,55 @@ class Indexer:
     def _complete(self, snapshot: Snapshot) -> int:
         return max(snapshot.complete_to, self._complete_to.get(snapshot.version, -1))
 
-    def compact(self, merge_seconds: float = math.inf) -> bool:
-        """Merge segments if there are too many, or all if a delta is older than this; returns whether it did.
+    def compact(self) -> bool:
+        """Merge segments if there are too many, or all if a delta is too old; returns whether it did.
 
         What a newer segment replaces stays in the older one until they are merged: an erased user's words, too.
-        Raises IndexUnavailableError if one of them is torn: merged, its bytes would pass for good ones.
+        Raises IndexUnavailableError if one of them is torn (merged, its bytes would pass for good ones), or if there is
+        no room.
         """
         snapshot = read_snapshot(self._folder)
         if snapshot is None:
             return False
-        *deltas, _ = snapshot.segments
-        old = any(time.time() - made_at(self._folder / name) > merge_seconds for name in deltas)
-        if not old and len(deltas) < MAX_DELTAS:
+        since = [made_at(self._folder / name) for name in snapshot.segments]
+        old = any(time.time() - made > self._merge_seconds for made in since[:-1])
+        if time.monotonic() < self._merge_after or not (old or len(since) > MAX_DELTAS):
             return False
         segments = [self._open(name) for name in snapshot.segments]
         count = len(segments) if old else _worth_merging([segment.size for segment in segments])
         self._verify(snapshot.segments[:count])
-        merged = merge_segments(segments[:count], self._folder, deletions=count < len(segments))
+        merged = self._merged(segments, count)
+        if count < len(segments):
+            # As old as what is in it: what that replaces in older segments has waited as long.
+            age(merged, min(since[:count]))
         self._use(replace(snapshot, segments=(merged.name, *snapshot.segments[count:])))
         return True
 
-    def verify(self) -> None:
+    def _merged(self, segments: Sequence[Segment], count: int) -> Path:
+        try:
+            return merge_segments(segments[:count], self._folder, deletions=count < len(segments))
+        except OSError as error:
+            self._merge_after = time.monotonic() + MERGE_PAUSE_SECONDS
+            raise IndexUnavailableError(
+                f"segments in {self._folder} cannot be merged: {error}. That needs the size of the index once more; it "
+                f"is tried again in {MERGE_PAUSE_SECONDS / 60:.0f} minutes"
+            ) from error
+
+    def verify(self) -> bool:
         """Read every byte of the snapshot against its checksum; may run beside refreshes, in another thread.
 
-        Raises IndexUnavailableError naming what is torn; the next refresh then builds the index anew.
+        Returns whether there is one. Raises IndexUnavailableError naming what is torn; the next refresh then builds the
+        index anew.
         """
-        if snapshot := read_snapshot(self._folder):
-            self._verify(snapshot.segments)
+        verified: set[str] = set()
+        # Again for what a refresh has written meanwhile, until there is nothing.
+        while snapshot := read_snapshot(self._folder):
+            left = [name for name in snapshot.segments if name not in verified]
+            if not left:
+                return True
+            self._verify(left)
+            verified.update(left)
+        return False
 
     def _verify(self, names: Sequence[str]) -> None:
         for name in names:
@@ -166,7 +196,12 @@ class Indexer:
                 yield save_segment(self._segment(store, version, found), self._folder)
 
     def _open(self, name: str) -> Segment:
-        return open_segment(self._folder / name)
+        try:
+            return open_segment(self._folder / name)
+        except IndexUnavailableError:
+            # The next refresh builds the index anew.
+            self._torn.add(name)
+            raise
 
     def _segment(self, store: MilvusPersonaStore, version: str, found: Sequence[tuple[IndexedItem, str]]) -> Segment:
         space = self._agreed(store, {space for _, space in found})

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -33,16 +34,20 @@ class Scrub:
 
     def run(self, stop: threading.Event) -> None:
         """Scrub until told to stop, in a thread of its own, whose priority this lowers."""
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        # A sandbox may forbid it.
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while not stop.is_set():
             self._once()
             stop.wait(self._every)
 
     def _once(self) -> None:
         try:
-            self._indexer.verify()
+            if self._indexer.verify():
+                self._verified.set_to_current_time()
         except IndexUnavailableError as error:
             self._torn.inc()
-            log.error("bytes were lost, and are read anew: %s", error)  # noqa: TRY400 - it names all there is to know
-        else:
-            self._verified.set_to_current_time()
+            log.error("%s", error)  # noqa: TRY400 - it names all there is to know
+        except Exception:
+            # A defect must not end the looking for good.
+            log.exception("the index could not be verified")

@@ -6,6 +6,7 @@ Immutable. A saved segment is written beside its place and renamed into it, so t
 
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -152,8 +153,19 @@ def open_segment(path: Path) -> Segment:
 
 
 def made_at(path: Path) -> float:
-    """Return when a saved segment was written, in seconds since the epoch."""
-    return (path / META).stat().st_mtime
+    """Return when a saved segment was written, or what is oldest in it, in seconds since the epoch.
+
+    Now, for one that is torn: it is found to be so when it is opened.
+    """
+    try:
+        return (path / META).stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def age(path: Path, made: float) -> None:
+    """Let a segment count as made at this time."""
+    os.utime(path / META, (made, made))
 
 
 def verify_segment(path: Path) -> None:

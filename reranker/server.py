@@ -11,9 +11,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -94,7 +95,9 @@ class SupervisorMetrics:
 
     def __init__(self, registry: CollectorRegistry, settings: ServerSettings) -> None:
         self.refresh_failures = Counter(
-            "reranker_index_refresh_failures", "Refreshes that Milvus did not answer.", registry=registry
+            "reranker_index_refresh_failures",
+            "Refreshes that Milvus did not answer, and refreshes and merges that failed otherwise: the log says how.",
+            registry=registry,
         )
         self.refreshes = Counter("reranker_index_refreshes", "Refreshes that changed the index.", registry=registry)
         self.restarts = Counter("reranker_worker_restarts", "Workers that died and were replaced.", registry=registry)
@@ -156,7 +159,7 @@ def _port_taken(name: str, host: str, port: int) -> ConfigurationError:
 @contextmanager
 def _indexer(settings: ServerSettings, metrics: SupervisorMetrics) -> Iterator[Indexer]:
     """Bring the index up to date once; with Milvus away, the last snapshot will do."""
-    with Indexer(settings.index, settings.space) as indexer:
+    with Indexer(settings.index, settings.space, settings.merge_seconds) as indexer:
         try:
             _refresh(indexer, settings, metrics)
         except IndexUnavailableError as error:
@@ -179,7 +182,6 @@ def _refresh(indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetr
     mark_checked(settings.index)
     if changed:
         metrics.refreshes.inc()
-    indexer.compact(settings.merge_seconds)
 
 
 def _refresh_for_ever(
@@ -204,16 +206,25 @@ def _refresh_until_done(
     indexer: Indexer, settings: ServerSettings, metrics: SupervisorMetrics, stop: threading.Event, told: Told
 ) -> None:
     while not stop.is_set():
-        try:
-            _refresh(indexer, settings, metrics, told)
-        except Persona4RecError as error:
-            metrics.refresh_failures.inc()
-            log.warning("the index stays as it is: %s", error)
-        else:
+        done = _tried(metrics, partial(_refresh, indexer, settings, metrics, told))
+        # Also while Milvus is away, but never before the first answer: it may take a minute.
+        _tried(metrics, indexer.compact)
+        if done:
             return
         stop.wait(settings.refresh_seconds)
         # By then more may have changed than was told.
         told = None
+
+
+def _tried(metrics: SupervisorMetrics, work: Callable[[], object]) -> bool:
+    """Do work on the index, and return whether it was done; what is said otherwise has been told."""
+    try:
+        work()
+    except Persona4RecError as error:
+        metrics.refresh_failures.inc()
+        log.warning("the index stays as it is: %s", error)
+        return False
+    return True
 
 
 @contextmanager

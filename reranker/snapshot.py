@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -89,7 +90,9 @@ def stamp(folder: Path) -> int:
 def touch(folder: Path, segments: Sequence[str]) -> None:
     """Note that these are in use now."""
     for name in segments:
-        (folder / name).touch()
+        # It may be gone, by somebody's hand: the index is being built anew because of that.
+        with suppress(FileNotFoundError):
+            os.utime(folder / name)
 
 
 def sweep(folder: Path, snapshot: Snapshot) -> None:

@@ -186,6 +186,20 @@ def test_many_changes_are_merged_and_change_nothing(
     assert (told(merged), merged.generation) == (told(index), index.generation)
 
 
+def test_a_segment_that_can_no_longer_be_mapped_is_built_anew(
+    store: MilvusPersonaStore, version: str, load: Load, tmp_path: Path
+) -> None:
+    store.publish(version, SPACE, [item("a", [EAST])])
+    before = told(load(version))
+    for torn in (tmp_path / "index").glob("segment-*/vectors.npy"):
+        torn.write_bytes(b"")
+    with Indexer(tmp_path / "index", SPACE) as indexer:
+        with pytest.raises(IndexUnavailableError, match=r"is torn: vectors\.npy"):
+            indexer.refresh(store)
+        assert indexer.refresh(store)
+    assert told(load(version)) == before
+
+
 def rows_in(milvus: MilvusProcess, version: str) -> list[str]:
     client = MilvusClient(milvus.uri, timeout=60, dedicated=True)
     found = client.query(f"personas_{version}", filter='row_id != ""', output_fields=["row_id"], limit=100)

@@ -145,8 +145,9 @@ def test_what_a_disk_loses_is_found_and_built_anew(
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
     eventually(lambda: torn[0] not in segments(following), "an index without the torn segment")
-    assert value(following, "reranker_index_torn_total") == 1
-    eventually(lambda: value(following, "reranker_index_verified_timestamp_seconds") > time.time() - 2, "a good scrub")
+    assert value(following, "reranker_index_torn_total") >= 1
+    built = time.time()
+    eventually(lambda: value(following, "reranker_index_verified_timestamp_seconds") > built, "a good scrub")
     assert all(rationales(following, one) == [p.preference_rationale for p in one.personas] for one in few)
 
 

@@ -4,21 +4,25 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline.errors import WorkerStateError
 from offline.records import Item, Review, ReviewAspects
 from offline.worker import user_of
-from offline.worker_events import Change, Erasure, ItemChange, Origin, ReviewChange, read
+from offline.worker_events import Change, Erasure, ItemChange, Origin, ReviewChange, read, sort_out
 from offline.worker_state import Due, Quiet, WorkerState
 from reranker.dead_letters import DeadLetter
 from reranker.errors import InvalidEventError
 from reranker.records import Persona
+from reranker.v1 import events_pb2 as pb
 
 HERE = Origin("reviews", 0)
 QUIET = Quiet(debounce=100, most=250)
@@ -239,3 +243,32 @@ def test_a_review_dated_ahead_is_of_the_time_it_was_sent() -> None:
 )
 def test_a_dead_letter_says_whose_it_is_as_far_as_it_can_be_read(value: bytes | None, user_id: str | None) -> None:
     assert user_of(DeadLetter("reviews", 0, 0, 1, b"emma", value, (), "E", "why")) == user_id
+
+
+PROTOBUF = (("content-type", b"application/protobuf"),)
+
+
+@pytest.mark.parametrize("prefix", ["", "shop."])
+def test_a_dead_letter_in_protobuf_says_whose_it_is(prefix: str) -> None:
+    value = pb.Review(review_id="r", user_id="ann").SerializeToString()
+    assert user_of(DeadLetter(f"{prefix}reviews", 0, 0, 1, b"emma", value, PROTOBUF, "E", "why"), prefix) == "ann"
+    assert user_of(DeadLetter(f"{prefix}reviews", 0, 0, 1, b"emma", b"\xff", PROTOBUF, "E", "why"), prefix) is None
+
+
+def test_records_in_protobuf_mean_what_they_mean_in_json() -> None:
+    messages: dict[str, Message] = {
+        "reviews": pb.Review(review_id="r", user_id="u", item_id="i", event_time=5, text="Words."),
+        "items": pb.Item(item_id="i", event_time=5, title="T", categories=["c"], attributes={"author": "A."}),
+        "erasures": pb.Erasure(event_id="e", user_id="u", event_time=5),
+    }
+    protobuf = [consumed(f"p.{topic}", message.SerializeToString(), PROTOBUF) for topic, message in messages.items()]
+    in_json = [consumed(f"p.{topic}", MessageToJson(message).encode(), ()) for topic, message in messages.items()]
+    changes = sort_out([*protobuf, consumed("p.items", b"\xff", PROTOBUF)], "p.")
+    assert changes.found == sort_out(in_json, "p.").found
+    assert len(changes.found) == 3
+    assert [(letter.topic, letter.headers) for letter in changes.dead] == [("p.items", PROTOBUF)]
+
+
+def consumed(topic: str, value: bytes, headers: tuple[tuple[str, bytes], ...]) -> Any:
+    """Return a record as the consumer gives it."""
+    return SimpleNamespace(topic=topic, partition=0, offset=0, timestamp=9, key=b"k", value=value, headers=headers)

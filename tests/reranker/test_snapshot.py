@@ -1,5 +1,6 @@
 """The index directory: whatever is killed and whenever, it is the index as it was or as it was to be."""
 
+import errno
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import pytest
 
 from reranker.errors import ConfigurationError, IndexUnavailableError
 from reranker.indexer import MAX_DELTAS, Indexer
-from reranker.segment import META, build_segment, save_segment, verify_segment
+from reranker.segment import age, build_segment, made_at, save_segment, verify_segment
 from reranker.snapshot import (
     CURRENT,
     KEEP_SECONDS,
@@ -125,17 +126,46 @@ def test_what_was_replaced_is_gone_after_a_while(tmp_path: Path) -> None:
     rewritten = build_segment(SPACE, 2, [item("a", [vector(0, 1)], generation=2, name="q")])
     base, delta = saved(tmp_path), save_segment(rewritten, tmp_path).name
     write_snapshot(tmp_path, Snapshot("v", (delta, base)))
-    with Indexer(tmp_path, SPACE) as indexer:
-        os.utime(tmp_path / base / META, (0, 0))
-        assert not indexer.compact(merge_seconds=3600), "the oldest replaces nothing"
-        os.utime(tmp_path / delta / META, (0, 0))
-        assert indexer.compact(merge_seconds=3600)
-        assert not indexer.compact(merge_seconds=3600)
+    with Indexer(tmp_path, SPACE, merge_seconds=3600) as indexer:
+        age(tmp_path / base, 0)
+        assert not indexer.compact(), "the oldest replaces nothing"
+        age(tmp_path / delta, 0)
+        assert indexer.compact()
+        assert not indexer.compact()
     found = read_snapshot(tmp_path)
     assert found
     assert told(open_snapshot(tmp_path, found)) == told_of([item("a", [vector(0, 1)], None, 2, "q")])
     assert b"a:p0" in (tmp_path / base / "personas.npy").read_bytes()
     assert b"a:p0" not in (tmp_path / found.segments[0] / "personas.npy").read_bytes()
+
+
+def test_merging_makes_nothing_younger(tmp_path: Path) -> None:
+    large = save_segment(build_segment(SPACE, 2, [item(f"i{n}", [vector(1, 0)]) for n in range(100)]), tmp_path).name
+    deltas = tuple(saved(tmp_path, generation) for generation in range(MAX_DELTAS + 1, 1, -1))
+    write_snapshot(tmp_path, Snapshot("v", (*deltas, large)))
+    age(tmp_path / deltas[3], time.time() - 1000)
+    with Indexer(tmp_path, SPACE, merge_seconds=3600) as indexer:
+        assert indexer.compact()
+        found = read_snapshot(tmp_path)
+        assert found
+        assert (len(found.segments), found.segments[-1]) == (2, large)
+        assert made_at(tmp_path / found.segments[0]) == pytest.approx(time.time() - 1000, abs=60)
+
+
+def test_a_merge_that_finds_no_room_is_not_tried_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = tuple(saved(tmp_path, generation) for generation in range(MAX_DELTAS + 1, 0, -1))
+    write_snapshot(tmp_path, Snapshot("v", names))
+
+    def full(*_: object, **__: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Indexer(tmp_path, SPACE) as indexer:
+        with monkeypatch.context() as disk:
+            disk.setattr("reranker.indexer.merge_segments", full)
+            with pytest.raises(IndexUnavailableError, match=r"cannot be merged: .*No space left.*10 minutes"):
+                indexer.compact()
+        assert not indexer.compact()
+    assert read_snapshot(tmp_path) == Snapshot("v", names)
 
 
 def test_a_segment_that_goes_while_it_is_verified_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
