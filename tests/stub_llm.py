@@ -57,6 +57,8 @@ class StubLlm:
         self._in_flight = 0
         self._port = port
         self._loop = asyncio.new_event_loop()
+        self.connections = 0
+        """That are open, or that still hold what a dead client has sent."""
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.url = ""
@@ -85,11 +87,13 @@ class StubLlm:
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while await self._answer(reader, writer):
                     pass
         finally:
+            self.connections -= 1
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

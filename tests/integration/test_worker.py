@@ -366,6 +366,7 @@ def test_killed_again_and_again_it_ends_in_the_state_of_a_clean_run_and_asks_not
             eventually(lambda: worker.metric("worker_events_total"), "an event")
             freeze(worker, sent, next(at_work), draw)
             worker.kill()
+            eventually(lambda: llm.connections == 0, "all that it had asked")
             under_way |= model.unsaved(tmp_path / CACHE_FILE)
             worker.start(f"--llm={llm.url}")
         eventually(lambda: finished(worker, sent), "the end of all work", seconds=plan_patience(plan))
