@@ -90,7 +90,8 @@ def item(item_id: str, number: int = 0, **more: Any) -> Event:
 
 
 def review(item_id: str, number: int, user_id: str = "", **more: Any) -> Event:
-    said = f"{THEMES[number % len(THEMES)]} Page {number} was best, said reader{number}."
+    # Of this item alone, so that no reply is that to another's.
+    said = f"{THEMES[number % len(THEMES)]} Page {number} of {item_id} was best, said reader{number}."
     fields = {"reviewId": f"{item_id}-r{number}", "userId": user_id or f"user{number}", "itemId": item_id}
     return "reviews", {**fields, "eventTime": START + number, "text": said, "rating": 1 + number % 5, **more}
 
@@ -273,7 +274,7 @@ class Model:
         return answer
 
     def unsaved(self, cache: Path) -> set[str]:
-        """Return the requests whose replies the cache does not hold."""
+        """Return the requests whose replies the cache does not hold; each has a reply of its own."""
         with closing(sqlite3.connect(cache)) as replies:
             saved = {row[0] for row in replies.execute("SELECT text FROM replies")}
         return {request for request, reply in self.asked if reply not in saved}
@@ -558,7 +559,8 @@ def reasoner(number: int, body: dict[str, Any]) -> Answer:
     reviews = [" ".join(text.split()) for text in re.findall(r"<review[^>]*>\n(.*?)\n</review>", shown, re.DOTALL)]
     schema = body["response_format"]["json_schema"]
     if schema["name"] == "Summary":
-        return completion(json.dumps({"summary": "A novel."}))
+        about = " ".join(re.sub(r"<[^>]*>", " ", shown).split()[:12])
+        return completion(json.dumps({"summary": f"A novel: {about}"}))
     if schema["name"] == "Personas":
         return completion(json.dumps({"personas": [repeated(reviews, at) for at in range(min(2, len(reviews)))]}))
     slots = list(schema["schema"]["properties"])
