@@ -395,7 +395,9 @@ def test_the_file_for_the_figures_is_named_if_it_cannot_be_written(books: Path, 
     where = books.parent / "missing" / "figures.json"
     result = persona4rec("evaluate", books, "--folds=2", "--k=2", "--json", where, settings=cache)
     assert "NDCG@2" in result.stdout
-    assert f"--json {where} cannot be written" in complaint(result)
+    *progress, told = (line.rstrip() for line in result.stderr.splitlines())
+    assert progress[-1].endswith("measuring")
+    assert (result.returncode, told.startswith(f"error: --json {where} cannot be written")) == (1, True), told
 
 
 @pytest.mark.parametrize("how", ["folds", "test"])
