@@ -39,4 +39,4 @@ protos: $(STAMP) ## Write reranker/v1 anew from protos/
 	$(BIN)/python protos/generate.py .
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -2,11 +2,13 @@
 
 import os
 import socket
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from offline.dataset import Dataset
 from offline.encoder import load_encoder
@@ -14,6 +16,8 @@ from offline.publish import Document, documents
 from offline.vector_cache import CachedEncoder
 from persona4rec.demo import CATALOGUE
 
+# What it notes names files by their paths on this machine: that is for the environment, not for the working tree.
+set_hypothesis_home_dir(Path(sys.prefix) / "hypothesis")
 # An example may meet a kernel that is compiled first, or a machine that others use: time is no property here.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
