@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,9 +12,11 @@ import pytest
 from offline.publish import Document, publish
 from offline.versions import roll_back
 from reranker.feed import Feed, FeedWriter, published_record
+from reranker.indexer import MAX_DELTAS
 from reranker.kafka import PUBLISHED, KafkaSettings
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.records import persona_id
+from reranker.snapshot import read_snapshot
 from tests.integration.processes import MilvusProcess, Server, eventually, milvus_process, serving
 from tests.integration.streaming import Broker, broker, send_raw
 from tests.offline.encoders import Hashed
@@ -157,31 +159,57 @@ def test_a_change_told_while_milvus_is_away_is_served_when_it_is_back(
     eventually(lambda: names(following, few[2]) == ["While it was away"], "the item")
 
 
-def test_a_version_swapped_under_load_fails_no_request_and_mixes_nothing(
-    following: Server, own_milvus: MilvusProcess, kafka: KafkaSettings, few: tuple[Document, ...]
-) -> None:
-    done, seen, failed = threading.Event(), [], []
+@contextmanager
+def asked_all_along(server: Server, *documents: Document) -> Iterator[tuple[list[tuple[str, ...]], list[Exception]]]:
+    """Ask for items' personas without a pause while the block runs; give their names in each answer, and failures."""
+    done = threading.Event()
+    seen: list[tuple[str, ...]] = []
+    failed: list[Exception] = []
 
     def ask() -> None:
         while not done.is_set():
             try:
-                items = following.client.item_personas([document.item.item_id for document in few[:3]]).items
+                items = server.client.item_personas([document.item.item_id for document in documents]).items
                 seen.append(tuple(persona.name for found in items for persona in found.personas))
             except Exception as error:
                 failed.append(error)
 
     asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield seen, failed
+    finally:
+        done.set()
+        asking.join()
+
+
+def test_a_version_swapped_under_load_fails_no_request_and_mixes_nothing(
+    following: Server, own_milvus: MilvusProcess, kafka: KafkaSettings, few: tuple[Document, ...]
+) -> None:
     published(own_milvus, kafka, *(rewritten(document, "0") for document in few[:3]))
     eventually(lambda: [names(following, document) for document in few[:3]] == [["0"]] * 3, "the first")
-    asking.start()
-    for number in range(1, 4):
-        published(own_milvus, kafka, *(rewritten(d, str(number)) for d in few[:3]), rebuild=True)
-        eventually(lambda number=number: names(following, few[0]) == [str(number)], "the next")  # type: ignore[misc]
-    done.set()
-    asking.join()
+    with asked_all_along(following, *few[:3]) as (seen, failed):
+        for number in range(1, 4):
+            published(own_milvus, kafka, *(rewritten(d, str(number)) for d in few[:3]), rebuild=True)
+            eventually(lambda number=number: names(following, few[0]) == [str(number)], "the next")  # type: ignore[misc]
     assert failed == []
     assert {len(set(found)) for found in seen} == {1}, "each answer is of one version"
     assert len(set(seen)) > 1
+
+
+def test_segments_merged_under_load_fail_no_request(
+    following: Server, own_milvus: MilvusProcess, kafka: KafkaSettings, few: tuple[Document, ...]
+) -> None:
+    told = [f"merged {number}" for number in range(MAX_DELTAS + 2)]
+    with asked_all_along(following, few[0]) as (seen, failed):
+        for name in told:
+            published(own_milvus, kafka, rewritten(few[0], name))
+            eventually(lambda name=name: names(following, few[0]) == [name], "the next")  # type: ignore[misc]
+    assert failed == []
+    assert {name for (name,) in seen} >= set(told[1:])
+    snapshot = read_snapshot(following.index)
+    assert snapshot
+    assert len(snapshot.segments) <= MAX_DELTAS
 
 
 def test_while_the_broker_hangs_newer_manifests_are_looked_for(

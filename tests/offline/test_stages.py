@@ -201,7 +201,7 @@ def test_an_item_that_has_changed_is_summarised_anew(dataset: Dataset) -> None:
     assert [one.summary for one in dataset.summaries()] == ["About the mountains."]
     write_jsonl(dataset.path / "items.jsonl", [Item("i")])
     assert run_without_llm(stage, dataset).rejected
-    assert list(dataset.summaries()) == [], "there is nothing to summarise any more"
+    assert not dataset.has("summaries"), "there is nothing to summarise any more"
 
 
 FAULTS = (
