@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from offline import adapter_variant
 from offline.adapter_variant import Tune
@@ -16,6 +18,7 @@ from offline.train_adapter import GRID, Settings
 from offline.train_encoder import EncoderSettings, train_encoder
 from offline.training_data import training_data
 from offline.training_texts import texts_of
+from offline.vector_cache import CachedEncoder
 
 NAME = "lora"
 
@@ -42,8 +45,10 @@ def trained_within(
     def within(fold: Fold) -> tuple[Materials, frozenset[str]]:
         data = training_data(materials, fold.train, alignments)
         texts = texts_of(data, materials.index, found, said)
-        trained = train_encoder(load_encoder(base), data, texts, settings, seed)
-        return materials_of(dataset, trained.encoder), trained.held_out
+        with TemporaryDirectory() as folder:
+            # Training ends with embedding the catalogue, which takes as long as much of the training.
+            trained = train_encoder(load_encoder(base), data, texts, settings, seed, vectors=Path(folder))
+            return materials_of(dataset, CachedEncoder(trained.encoder, Path(folder))), trained.held_out
 
     return within
 

@@ -8,6 +8,7 @@ trained on are what a fusion weight can be chosen by.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from offline.training import (
 from offline.training_data import Batch, Deal, Rows, TrainingData, batch_of
 from offline.training_states import StateFile
 from offline.training_texts import Texts
+from offline.vector_cache import CachedEncoder
 
 # Of a user in one step. More share a profile's cost between them, but are no negatives of each other.
 TARGETS_A_USER = 4
@@ -84,7 +86,11 @@ class TrainedEncoder:
     @property
     def encoder(self) -> SentenceEncoder:
         """The encoder as trained; its space is named for its weights, not yet for a directory."""
-        return replace(self.lora.encoder, space=self.lora.space())
+        return _as_it_is(self.lora)
+
+
+def _as_it_is(lora: Lora) -> SentenceEncoder:
+    return replace(lora.encoder, space=lora.space())
 
 
 def train_encoder(
@@ -95,16 +101,19 @@ def train_encoder(
     seed: int = 0,
     *,
     state: StateFile | None = None,
+    vectors: Path | None = None,
     report: Callable[[Point], None] = lambda _: None,
 ) -> TrainedEncoder:
     """Train until held-out users gain nothing, and return the best epoch's encoder. Its model is changed in place.
 
     One seed gives one result, on one machine with one number of threads. data: made with this encoder.
     state: the file that the training goes on from when it was killed, from the end of its last epoch.
+    vectors: a folder for those of the catalogue, of every epoch, which whoever uses the encoder finds by its space
+    (`offline.vector_cache`) instead of embedding everything once more.
     Raises DatasetError if there are too few users to hold some out, EncoderError of a model that cannot be adapted.
     """
     require_users(data, "an encoder")
-    fit = EncoderFit(encoder, data, texts, settings, seed)
+    fit = EncoderFit(encoder, data, texts, settings, seed, vectors)
     run(fit, state, report)
     fit.lora.put(fit.best_weights)
     fit.lora.learn(False)
@@ -116,9 +125,15 @@ class EncoderFit:
     """One training in progress."""
 
     def __init__(
-        self, encoder: SentenceEncoder, data: TrainingData, texts: Texts, settings: EncoderSettings, seed: int
+        self,
+        encoder: SentenceEncoder,
+        data: TrainingData,
+        texts: Texts,
+        settings: EncoderSettings,
+        seed: int,
+        vectors: Path | None = None,
     ) -> None:
-        self.data, self.texts, self.settings, self.seed = data, texts, settings, seed
+        self.data, self.texts, self.settings, self.seed, self.vectors = data, texts, settings, seed, vectors
         self.held_out, self.users = split(data.users, seed)
         self.lora = adapt(encoder, settings.shape, seed)
         self.optimiser = torch.optim.AdamW(
@@ -207,7 +222,8 @@ class EncoderFit:
             yield batch_of(self.data, [self.users[place] for place in order[start : start + users]], deal, random)
 
     def _embed_catalogue(self) -> None:
-        encode = self.lora.encoder.encode
+        encoder = _as_it_is(self.lora)
+        encode = (CachedEncoder(encoder, self.vectors) if self.vectors else encoder).encode
         self.personas = torch.from_numpy(encode(self.texts.personas))
         self.events = torch.from_numpy(encode(self.texts.events))
 

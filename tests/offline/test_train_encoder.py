@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from candidate_gen.implicit_models import DEFAULTS
 from offline import encoder_files, encoder_variant
 from offline.dataset import Dataset
-from offline.encoder import load_encoder
+from offline.encoder import BothSidesAlike, Encoder, load_encoder
 from offline.encoder_files import META, state_of
 from offline.errors import ConfigurationError, DatasetError, EncoderError
 from offline.evaluate import Choice, Materials, materials_of
@@ -32,6 +32,8 @@ from offline.train_encoder import EncoderFit, EncoderSettings, TrainedEncoder, t
 from offline.training import Point
 from offline.training_data import TrainingData, training_data
 from offline.training_texts import texts_of
+from offline.vector_cache import CachedEncoder
+from reranker.records import Vector
 from tests.offline.tiny_encoder import SETTINGS, data_of, texts, train, write_tiny
 
 
@@ -119,6 +121,24 @@ def test_the_best_epoch_is_kept(model: Path) -> None:
     assert found.points[-1].epoch == found.best.epoch + 2 < 9
     if found.best.epoch == 0:
         assert found.encoder.encode(texts().events) == pytest.approx(data.event_vectors, abs=1e-6)
+
+
+class Unasked(BothSidesAlike):
+    """Would have to embed what is not kept, and cannot."""
+
+    def __init__(self, like: Encoder) -> None:
+        self.space, self.dimension = like.space, like.dimension
+
+    def encode(self, texts: Sequence[str]) -> Vector:
+        raise AssertionError(f"{len(texts)} texts are embedded again")
+
+
+def test_the_vectors_of_the_best_epoch_are_kept_for_whoever_uses_it(model: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(str(model))
+    trained = train_encoder(encoder, data_of(encoder), texts(), SETTINGS, vectors=tmp_path).encoder
+    kept = CachedEncoder(Unasked(trained), tmp_path)
+    assert kept.personas(texts().personas) == pytest.approx(trained.personas(texts().personas), abs=1e-6)
+    assert kept.interactions(texts().events) == pytest.approx(trained.interactions(texts().events), abs=1e-6)
 
 
 def test_a_seed_gives_the_same_result_twice_and_another_another(model: Path, trained: TrainedEncoder) -> None:
