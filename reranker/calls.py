@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+from reranker.tracing import Trace
+
 
 class Call(NamedTuple):
     """The envelope of one request."""
@@ -11,6 +13,8 @@ class Call(NamedTuple):
     """What logs and the answer call it."""
     seconds_left: float = math.inf
     """Until the caller stops waiting; infinite without a deadline."""
+    trace: Trace | None = None
+    """What is told what was done, if this request is traced."""
 
 
 UNTIMED = Call()

@@ -16,6 +16,7 @@ from reranker.served_log_sinks import KAFKA
 from reranker.snapshot import open_snapshot, read_snapshot
 from reranker.tls import read_certificates
 from reranker.tokens import read_tokens
+from reranker.tracing import open_tracing
 from reranker.worker import load_generator
 
 
@@ -39,6 +40,7 @@ def findings(settings: ServerSettings) -> Iterator[Finding]:
         "tokens": _tokens,
         "switch": _switch,
         "served log": _served_log,
+        "traces": _traces,
     }
     for what, look in looks.items():
         try:
@@ -125,3 +127,11 @@ def _served_log(settings: ServerSettings) -> str:
     if not chosen.to.startswith(KAFKA) and not Path(chosen.to).absolute().parent.is_dir():
         raise Persona4RecError(f"served_log.to is {chosen.to}, but there is no directory {Path(chosen.to).parent}")
     return f"{chosen.share:.2%} of answers to {chosen.to}, users {chosen.users}"
+
+
+def _traces(settings: ServerSettings) -> str:
+    tracing = open_tracing(settings.tracing)
+    if tracing is None:
+        return "none"
+    tracing.close()
+    return f"to {settings.tracing.endpoint}, {settings.tracing.share:.2%} of requests that come without a trace"

@@ -91,7 +91,25 @@ class ServedLogSettings(Table):
     """Records of a worker that wait to be written; beyond it they are dropped and counted. About 10 MB."""
 
 
-TABLES: dict[str, type[Table]] = {"limits": Limits, "tls": Tls, "served_log": ServedLogSettings, "feedback": Feedback}
+class TracingSettings(Table):
+    """Traces (OpenTelemetry), for those who follow one slow page through all its services."""
+
+    model_config = SettingsConfigDict(env_prefix="PERSONA4REC_TRACING_", frozen=True)
+
+    endpoint: str = Field("", pattern=r"^(https?://\S+)?$")
+    """Base URL of a collector that takes OTLP over HTTP, as http://127.0.0.1:4318. Empty: nothing is traced."""
+    share: Share = 0.01
+    """Of the requests that come without a trace; where there is one (the header traceparent), it says whether it is
+    sampled. A traced request costs a worker a tenth of a millisecond."""
+
+
+TABLES: dict[str, type[Table]] = {
+    "limits": Limits,
+    "tls": Tls,
+    "served_log": ServedLogSettings,
+    "tracing": TracingSettings,
+    "feedback": Feedback,
+}
 """The tables of the settings file."""
 
 
@@ -168,6 +186,8 @@ class ServerSettings(BaseSettings):
     """Of requests that leave a line in the log: method, status, time, request id. Metrics count all of them."""
     served_log: ServedLogSettings = Field(default_factory=ServedLogSettings)
     """What is recorded of answers."""
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
+    """Where traces go."""
     tls: Tls = Field(default_factory=Tls)
     """Encryption."""
     limits: Limits = Field(default_factory=Limits)

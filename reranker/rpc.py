@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
 from secrets import token_hex
@@ -30,6 +30,7 @@ from reranker.errors import (
 )
 from reranker.metrics import Metrics
 from reranker.reading import read_rerank
+from reranker.tracing import Metadata, Trace, Tracing
 from reranker.v1 import reranker_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -58,9 +59,8 @@ Parse = Callable[[bytes], Any]
 """From a body to what the service takes. Raises DecodeError."""
 Answer = Callable[[Any, Call], Message | bytes]
 """What the service does with a parsed request: a message, or one already serialised."""
-Handler = Callable[[str, bytes, Context], Awaitable[bytes]]
-"""From a request's id and body to the reply's bytes."""
-Metadata = Iterable[tuple[str, str | bytes]]
+Handler = Callable[[str, Trace | None, bytes, Context], Awaitable[bytes]]
+"""From a request's id, trace and body to the reply's bytes."""
 
 _made = (f"{prefix}-{number:x}" for prefix in [token_hex(6)] for number in count(1))
 
@@ -72,7 +72,10 @@ class Handlers(grpc.GenericRpcHandler):
     next is refused before its body is received. Health and reflection do not count: a server that is busy is healthy.
     """
 
-    def __init__(self, service: object, metrics: Metrics, limit: int, log_share: float = 0.0) -> None:
+    def __init__(
+        self, service: object, metrics: Metrics, limit: int, log_share: float = 0.0, tracing: Tracing | None = None
+    ) -> None:
+        self._tracing = tracing
         self._begun: dict[asyncio.Task[Any], float] = {}
         self._limit = limit
         self._metrics = metrics
@@ -96,7 +99,10 @@ class Handlers(grpc.GenericRpcHandler):
             self._begun[task] = perf_counter()
             task.add_done_callback(self._begun.pop)
         # The id is read here, where metadata is at hand; asking the context for it later takes 7 us.
-        return grpc.unary_unary_rpc_method_handler(partial(handle, request_id(call.invocation_metadata or ())))
+        metadata = call.invocation_metadata or ()
+        named = request_id(metadata)
+        trace = self._tracing.begin(call.method.removeprefix("/"), metadata, named) if self._tracing else None
+        return grpc.unary_unary_rpc_method_handler(partial(handle, named, trace))
 
     def look(self) -> None:
         """Give up the answers that nobody reads, and tell how many requests are in flight."""
@@ -134,10 +140,10 @@ def _handler(name: str, answer: Answer, parse: Parse, metrics: Metrics, log_shar
     # Looked up once: finding a labelled metric costs as much as parsing a request.
     ok, seconds = metrics.requests.labels(name, "OK"), metrics.seconds.labels(name)
 
-    async def handle(request_id: str, body: bytes, context: Context) -> bytes:
+    async def handle(request_id: str, trace: Trace | None, body: bytes, context: Context) -> bytes:
         started, code = perf_counter(), grpc.StatusCode.OK
         try:
-            reply = answer(parse(body), Call(request_id, _seconds_left(context)))
+            reply = answer(parse(body), Call(request_id, _seconds_left(context), trace))
             told = reply if isinstance(reply, bytes) else reply.SerializeToString()
             ok.inc()
         except Exception as error:
@@ -149,6 +155,8 @@ def _handler(name: str, answer: Answer, parse: Parse, metrics: Metrics, log_shar
         finally:
             took = perf_counter() - started
             seconds.observe(took)
+            if trace:
+                trace.end(code)
             if log_share and random.random() < log_share:  # noqa: S311 - a sample, not a secret
                 _log_request(name, code, took, request_id)
 

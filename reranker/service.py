@@ -211,7 +211,7 @@ class RerankerService:
     def _in_first_stage_order(self, ask: Ask, degraded: Degraded, stages: Stages) -> bytes:
         items = list(first_stage_items(ask.item_ids, ask.first_stage, ask.top_k))
         stages.mark("reply")
-        self._count(degraded, stages)
+        self._count(ask, degraded, stages)
         self._metrics.by_nothing.inc(len(ask.item_ids))
         self._log_served(ask, degraded, None)
         return pb.RerankResponse(
@@ -256,7 +256,7 @@ class RerankerService:
         degraded = [*degraded, *self._shortcomings(ranked, events, degraded)]
         items = ranked_items(ranked, ask.top_k, ask.explain)
         stages.mark("reply")
-        self._observe(ranked, degraded, stages)
+        self._observe(ask, ranked, degraded, stages)
         self._log_served(ask, degraded, ranked)
         rest = pb.RerankResponse(
             degraded=degraded,
@@ -313,16 +313,18 @@ class RerankerService:
     def _weight(self, request: pb.RerankRequest | pb.RecommendRequest) -> float:
         return request.fusion_weight if request.HasField("fusion_weight") else self._settings.fusion_weight
 
-    def _count(self, degraded: Degraded, stages: Stages) -> None:
+    def _count(self, ask: Ask, degraded: Degraded, stages: Stages) -> None:
         self._answers += 1
+        if ask.call.trace:
+            ask.call.trace.tell(stages.micros, map(_reason, degraded))
         if self._answers % STAGES_EVERY == 0:
             for stage, micros in stages.micros.items():
                 self._metrics.stage(stage).observe(micros / 1e6)
         for reason in degraded:
-            self._metrics.degraded.labels(pb.Degradation.Name(reason).removeprefix("DEGRADATION_").lower()).inc()
+            self._metrics.degraded.labels(_reason(reason)).inc()
 
-    def _observe(self, ranked: Ranked, degraded: Degraded, stages: Stages) -> None:
-        self._count(degraded, stages)
+    def _observe(self, ask: Ask, ranked: Ranked, degraded: Degraded, stages: Stages) -> None:
+        self._count(ask, degraded, stages)
         if self._answers % STAGES_EVERY == 0 and ranked.profile.watermark:
             self._metrics.history_age.observe(max(0.0, time() - ranked.profile.watermark / 1000))
         self._metrics.by_persona.inc(ranked.scored - ranked.by_summary)
@@ -344,6 +346,10 @@ _GENERATED: dict[Source, Degraded] = {
 
 def _explain(request: pb.RerankRequest | pb.RecommendRequest) -> bool:
     return request.explain if request.HasField("explain") else True
+
+
+def _reason(degradation: "pb.Degradation.ValueType") -> str:
+    return pb.Degradation.Name(degradation).removeprefix("DEGRADATION_").lower()
 
 
 def _limits(limits: Limits) -> pb.Limits:

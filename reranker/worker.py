@@ -30,6 +30,7 @@ from reranker.service import RerankerService
 from reranker.switch import Switch
 from reranker.tls import Certificates, server_credentials, watched_certificates
 from reranker.tokens import TokenGuard, watched_tokens
+from reranker.tracing import Tracing, open_tracing
 from reranker.warm_up import warm_up
 from reranker.watched import Watched
 
@@ -68,10 +69,13 @@ async def _run(settings: ServerSettings, port: int, started: Connection) -> None
         served_log = _served_log(settings, metrics)
         if served_log is not None:
             stack.enter_context(closing(served_log))
+        tracing = open_tracing(settings.tracing)
+        if tracing is not None:
+            stack.enter_context(closing(tracing))
         generator = load_generator(settings)
         service = RerankerService(settings, live, histories, generator, metrics, switch, served_log)
         warm_up(live.current, settings)
-        await _serve(settings, port, service, live, switch, metrics, started)
+        await _serve(settings, port, service, live, switch, metrics, tracing, started)
 
 
 def _served_log(settings: ServerSettings, metrics: Metrics) -> ServedLog | None:
@@ -108,10 +112,11 @@ async def _serve(
     live: LiveIndex,
     switch: Switch,
     metrics: Metrics,
+    tracing: Tracing | None,
     started: Connection,
 ) -> None:
     checks = health.aio.HealthServicer()
-    handlers = Handlers(service, metrics, settings.limits.concurrency, settings.log_share)
+    handlers = Handlers(service, metrics, settings.limits.concurrency, settings.log_share, tracing)
     certificates, tokens = watched_certificates(settings.tls), watched_tokens(settings.token_file)
     server = _server(settings, [TokenGuard(tokens, metrics)] if tokens else [])
     _register(server, handlers, checks)

@@ -53,7 +53,7 @@ def call(
     parse = rpc._parser(descriptor.input_type.name)
     handle = rpc._handler(method, getattr(service, method), parse, metrics or MagicMock())
     try:
-        return OK, asyncio.run(handle("r", body, Context(left)))  # type: ignore[arg-type]
+        return OK, asyncio.run(handle("r", None, body, Context(left)))  # type: ignore[arg-type]
     except AbortedErrorError as aborted:
         return aborted.code, aborted.why
 

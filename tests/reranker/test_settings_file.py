@@ -39,6 +39,7 @@ def test_the_example_shows_the_defaults() -> None:
     assert differ == {name for name, default in defaults.items() if default == "not set"} - {"config"} | {
         "workers",
         "served_log.to",
+        "tracing.endpoint",
         "feedback.kinds",
     }
 
