@@ -88,6 +88,17 @@ def model(name: str) -> "Model":
     return cast("Model", name)
 
 
+def require_place(flag: str, path: Path | None) -> None:
+    """Raise ConfigurationError if no file can be written at `path`: better before the work of minutes than after it."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise ConfigurationError(f"{flag} {path} cannot be written: it is a directory")
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ConfigurationError(f"{flag} {path} cannot be written: {folder} is no directory that takes files")
+
+
 def cut_offs(text: str) -> list[int]:
     """Parse "5,10,20"."""
     return _numbers("--k", text)

@@ -320,20 +320,24 @@ def evaluate(
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
     """Compare generator, personas alone, fused, and the shuffled control on held-out interactions."""
-    from candidate_gen.implicit_models import DEFAULTS
-    from offline import adapter_variant
     from offline.dataset import Dataset
-    from offline.evaluate import Choice
-    from offline.evaluate import evaluate as evaluate_folds
-    from offline.tuning import tune as tune_within
     from persona4rec import arguments, tables
 
     if adapter and (train_adapter or train_lora):
         raise ConfigurationError("judge either an adapter that is there, --adapter PATH, or what each fold trains")
-    ks = arguments.cut_offs(k)
+    ks, model = arguments.cut_offs(k), arguments.model(generator)
+    arguments.require_place("--json", json_path)
     dataset = Dataset.open(directory, max_bad_share)
-    start = Choice(DEFAULTS[arguments.model(generator)], weight, gamma, history_length)
     held_out = _folds(dataset, test, folds, seed)
+
+    # Only now what takes seconds to load: who has mistyped something need not wait for it.
+    from candidate_gen.implicit_models import DEFAULTS
+    from offline import adapter_variant
+    from offline.evaluate import Choice
+    from offline.evaluate import evaluate as evaluate_folds
+    from offline.tuning import tune as tune_within
+
+    start = Choice(DEFAULTS[model], weight, gamma, history_length)
     tune_variant = adapter_variant.tuning(candidates, seed) if tune else adapter_variant.untuned
     with log.status("embedding (once: vectors are cached)") as status:
         materials = _materials(dataset, encoder)
@@ -376,6 +380,8 @@ def bench(
     from persona4rec.bench.run import IN_FLIGHT, measure
 
     sizes = arguments.sizes(items)
+    arguments.require_place("--json", json_path)
+    arguments.require_place("--plot", plot_path)
     measured = []
     for size in sizes:
         with log.status(f"{size:,} items"):

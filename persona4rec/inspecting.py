@@ -26,12 +26,17 @@ def inspect(
 ) -> None:
     """Report coverage, evidence, support, duplicates, alignments, rejects and cost of a dataset, as one HTML file."""
     from offline.dataset import Dataset
+    from persona4rec import arguments
+
+    dataset = Dataset.open(directory, max_bad_share)
+    arguments.require_place("--html", html)
+
+    # Only now what takes seconds to load: who has mistyped something need not wait for it.
     from offline.encoder import load_encoder
     from offline.inspection import inspected
     from offline.inspection_report import rendered
     from offline.vector_cache import CachedEncoder, default_folder
 
-    dataset = Dataset.open(directory, max_bad_share)
     with log.status("embedding (once: vectors are cached)"):
         found = inspected(dataset, CachedEncoder(load_encoder(encoder), default_folder()))
     try:

@@ -52,8 +52,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> CachedEncoder:
-    """The bundled encoder; a text is embedded once a session."""
-    return CachedEncoder(load_encoder(), tmp_path_factory.mktemp("vectors"))
+    """The bundled encoder; a text is embedded once a session, whichever of its processes (pytest-xdist) asks first."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return CachedEncoder(load_encoder(), folder / "vectors")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,9 @@ from tests.persona4rec.running import persona4rec, succeeded
 
 pytestmark = pytest.mark.integration
 
+SHOWN = 10
+"""What `rerank` shows unasked."""
+
 
 def test_the_authors_sample_is_imported_published_and_served(
     shared: Path, encoder: CachedEncoder, tmp_path: Path
@@ -23,8 +26,10 @@ def test_the_authors_sample_is_imported_published_and_served(
     told = succeeded(persona4rec("import", "persona4rec", sample, "--out", tmp_path / "books"))
     assert "[PAD] is padding, not an item" in told
     dataset = Dataset.open(tmp_path / "books")
-    written = {entry.item_id: entry.personas for entry in dataset.personas()}
-    assert len(written) > 50
+    entries = list(dataset.personas())
+    assert len(entries) > 50
+    # As many as a page shows; embedding the others takes half a minute and is no different.
+    written = {entry.item_id: entry.personas for entry in entries[:SHOWN]}
 
     histories = tmp_path / "histories.sqlite"
     # What the reviews said is left out: embedding it takes a minute and changes nothing that is looked at here.
@@ -38,7 +43,7 @@ def test_the_authors_sample_is_imported_published_and_served(
     with milvus_at(uri, tmp_path / "milvus"):
         # Of the other items, hundreds, only those that make the reader's profile.
         publish(
-            [document for document in documents(dataset) if document.personas or document.item.item_id in read],
+            [document for document in documents(dataset) if document.item.item_id in written.keys() | read],
             MilvusPersonaStore(uri),
             encoder,
         )
@@ -59,5 +64,5 @@ def test_the_authors_sample_is_imported_published_and_served(
     assert "without: " not in shown
     names = {persona.name for personas in written.values() for persona in personas}
     rows = [line for line in shown.splitlines() if line.startswith("│") and line[1:].split()[0].isdigit()]
-    assert [int(row[1:].split()[0].strip("│")) for row in rows] == list(range(1, 11))
+    assert [int(row[1:].split()[0].strip("│")) for row in rows] == list(range(1, SHOWN + 1))
     assert all(any(name in row for name in names) for row in rows)

@@ -391,13 +391,17 @@ def test_numbers_out_of_range_are_refused(flag: str, books: Path) -> None:
     assert flag.split("=")[0] in usage(persona4rec("evaluate", books, flag))
 
 
-def test_the_file_for_the_figures_is_named_if_it_cannot_be_written(books: Path, cache: dict[str, str]) -> None:
-    where = books.parent / "missing" / "figures.json"
-    result = persona4rec("evaluate", books, "--folds=2", "--k=2", "--json", where, settings=cache)
-    assert "NDCG@2" in result.stdout
-    *progress, told = (line.rstrip() for line in result.stderr.splitlines())
-    assert progress[-1].endswith("measuring")
-    assert (result.returncode, told.startswith(f"error: --json {where} cannot be written")) == (1, True), told
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(["evaluate", "--folds=2"], "--json"), (["bench"], "--json"), (["bench"], "--plot"), (["inspect"], "--html")],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_file_that_cannot_be_written_is_named_before_the_work(books: Path, command: list[str], flag: str) -> None:
+    where = books.parent / "missing" / "figures"
+    dataset = [] if command == ["bench"] else [books]
+    told = complaint(persona4rec(*command, *dataset, flag, where, cwd=books))
+    assert told == f"error: {flag} {where} cannot be written: {where.parent} is no directory that takes files"
+    assert complaint(persona4rec(*command, *dataset, flag, ".", cwd=books)).endswith("it is a directory")
 
 
 @pytest.mark.parametrize("how", ["folds", "test"])
