@@ -11,6 +11,7 @@ from typing import Any
 from reranker.config import ServerSettings
 from reranker.errors import IndexUnavailableError, Persona4RecError
 from reranker.histories import open_histories, shown_address
+from reranker.histories_sqlite_formats import FORMAT, found_format
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.served_log_sinks import KAFKA
 from reranker.snapshot import open_snapshot, read_snapshot
@@ -44,7 +45,7 @@ def findings(settings: ServerSettings) -> Iterator[Finding]:
     }
     for what, look in looks.items():
         try:
-            yield Finding(what, look(settings), problem=False)
+            yield Finding(what, _shown(look(settings)), problem=False)
         except Persona4RecError as error:
             yield Finding(what, _shown(str(error)), problem=True)
 
@@ -88,10 +89,16 @@ def _milvus(settings: ServerSettings) -> str:
 
 def _histories(settings: ServerSettings) -> str:
     told = shown_address(settings.histories)
-    if "://" not in settings.histories and not Path(settings.histories).exists():
+    if "://" in settings.histories:
+        with closing(open_histories(settings.histories)) as store:
+            # Nobody's: the least that can be asked.
+            store.count("")
+        return f"{told} answers"
+    path = Path(settings.histories)
+    if not path.exists():
         return f"{told} is not there yet and will be made"
-    open_histories(settings.histories).close()
-    return f"{told} can be read"
+    older = found_format(path) < FORMAT
+    return f"{told} can be read" + (f", and will be brought to format {FORMAT} when it is served" if older else "")
 
 
 def _generator(settings: ServerSettings) -> str:

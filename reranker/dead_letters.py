@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from reranker.errors import BrokerUnavailableError
 from reranker.kafka import ANSWER_SECONDS, DLQ_SUFFIX, KafkaSettings, producer, reader
@@ -57,7 +57,8 @@ def dead_letter(record: Any, error: Exception) -> DeadLetter:
         timestamp=record.timestamp,
         key=record.key,
         value=record.value,
-        headers=tuple(record.headers),
+        # A header may have no value, but no producer of ours can write such a one.
+        headers=tuple((name, b"" if value is None else value) for name, value in record.headers),
         error=type(error).__name__,
         message=str(error)[:_MESSAGE_CHARACTERS],
     )
@@ -113,6 +114,11 @@ class DeadLetters:
             sent = [self._producer.send(m.topic, m.value, m.key, list(m.headers), None, m.timestamp) for m in messages]
             for one in sent:
                 one.get(ANSWER_SECONDS)
+        except MessageSizeTooLargeError as error:
+            raise BrokerUnavailableError(
+                f"a dead letter is larger than its topic takes: raise max.message.bytes of the {DLQ_SUFFIX} topics "
+                "above that of their inputs. Nothing is passed over until then"
+            ) from error
         except KafkaError as error:
             raise BrokerUnavailableError(
                 f"cannot write to Kafka at {self._settings.bootstrap}: {type(error).__name__}"

@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,20 @@ INSERT INTO history (user_id, event_id, interaction_time, interaction, aspects_t
 """
 
 
+def found_format(path: Path) -> int:
+    """Return the format that a file is in, changing nothing; 0 for an empty one.
+
+    Raises HistoryStoreError if it cannot be read, or is of a later version.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            found = _format(connection)
+    except sqlite3.Error as error:
+        raise HistoryStoreError(f"{path} cannot be read: {error}") from error
+    _require_known(found, path)
+    return found
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the file one of the newest format, in one transaction, or leave it as it is.
 
@@ -56,17 +71,21 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection, found: int, path: Path) -> None:
-    if found not in (0, 1, FORMAT):
-        raise HistoryStoreError(
-            f"{path} holds histories of format {found}, this version reads formats 1 to {FORMAT}: "
-            "use the version that wrote it, or another file"
-        )
+    _require_known(found, path)
     for statement in _SCHEMA:
         connection.execute(statement)
     if found == 1:
         log.info("bringing %s from history format 1 to %d", path, FORMAT)
         connection.executemany(_INSERT, _rows_of_format_1(connection))
         connection.execute("DROP TABLE events")
+
+
+def _require_known(found: int, path: Path) -> None:
+    if found not in (0, 1, FORMAT):
+        raise HistoryStoreError(
+            f"{path} holds histories of format {found}, this version reads formats 1 to {FORMAT}: "
+            "use the version that wrote it, or another file"
+        )
 
 
 def _format(connection: sqlite3.Connection) -> int:

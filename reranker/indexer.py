@@ -6,9 +6,12 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Self
+
+from google.protobuf.message import DecodeError
 
 from reranker.errors import ConfigurationError, EmbeddingSpaceError, IndexUnavailableError
 from reranker.personas_milvus import MilvusPersonaStore
@@ -33,7 +36,7 @@ PART_ITEMS = 10_000
 # A lookup asks segment after segment, 20 us each: with eight deltas a request is about a tenth slower.
 MAX_DELTAS = 8
 # After a merge that failed: a full disk is not to be filled anew every few seconds, and somebody has to come and see.
-MERGE_PAUSE_SECONDS = 600.0
+ROOM_PAUSE_SECONDS = 600.0
 
 
 class Indexer:
@@ -53,7 +56,7 @@ class Indexer:
         self._complete_to: dict[str, int] = {}
         self._torn: set[str] = set()
         self._merge_seconds = merge_seconds * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
-        self._merge_after = 0.0
+        self._room_after = 0.0
         sweep_unfinished(folder)
 
     def __enter__(self) -> Self:
@@ -82,6 +85,7 @@ class Indexer:
         return self._update(store, snapshot, told)
 
     def _rebuild(self, store: MilvusPersonaStore, version: str) -> None:
+        self._require_room()
         store.ensure_loaded(version)
         # Another version may be of another space, unless one was asked for.
         self._space = self._asked
@@ -90,25 +94,26 @@ class Indexer:
         complete_to = store.newest_generation(version)
         if complete_to is None:
             raise IndexUnavailableError(f"the index in Milvus at {store.uri} is empty: publish a dataset to it")
-        parts = list(self._parts(store, version, store.item_ids(version)))
-        # Always merged, also when it is one: deleted items go, and readers meet one segment.
-        base = merge_segments([open_segment(part) for part in parts], self._folder)
+        with self._parts(store, version, store.item_ids(version)) as parts:
+            # Always merged, also when it is one: deleted items go, and readers meet one segment.
+            base = self._merged([open_segment(part) for part in parts], deletions=False)
+            # No list has ever named them.
+            delete(parts)
         self._use(Snapshot(version, (base.name,), complete_to))
-        # No list has ever named them.
-        delete(parts)
 
     def _update(self, store: MilvusPersonaStore, snapshot: Snapshot, told: Mapping[str, int] | None) -> bool:
         if told is None:
             told, complete_to = self._newer(store, snapshot)
         else:
             complete_to = self._complete(snapshot)
-        deltas = list(self._parts(store, snapshot.version, self._behind(snapshot, told))) if told else []
-        # Kept in memory: that nothing was missing is no reason for all workers to map the index anew.
-        self._complete_to = {snapshot.version: complete_to}
-        if not deltas:
-            return False
-        names = (*(part.name for part in reversed(deltas)), *snapshot.segments)
-        self._use(Snapshot(snapshot.version, names, complete_to))
+        behind = self._behind(snapshot, told) if told else []
+        with self._parts(store, snapshot.version, behind) as deltas:
+            # Kept in memory: that nothing was missing is no reason for all workers to map the index anew.
+            self._complete_to = {snapshot.version: complete_to}
+            if not deltas:
+                return False
+            names = (*(part.name for part in reversed(deltas)), *snapshot.segments)
+            self._use(Snapshot(snapshot.version, names, complete_to))
         return True
 
     def _newer(self, store: MilvusPersonaStore, snapshot: Snapshot) -> tuple[Mapping[str, int], int]:
@@ -121,7 +126,12 @@ class Indexer:
     def _behind(self, snapshot: Snapshot, told: Mapping[str, int]) -> list[str]:
         """Return the items that the directory does not have in the generation they are told to have."""
         segments = [self._open(name) for name in snapshot.segments]
-        held = generations(segments, list(told))
+        try:
+            held = generations(segments, list(told))
+        except DecodeError:
+            # An item's bytes are no message: the checksums tell which segment's, and it is built anew.
+            self._verify(snapshot.segments)
+            raise
         return sorted(item_id for item_id, generation in told.items() if held.get(item_id, -1) < generation)
 
     def _complete(self, snapshot: Snapshot) -> int:
@@ -139,27 +149,34 @@ class Indexer:
             return False
         since = [made_at(self._folder / name) for name in snapshot.segments]
         old = any(time.time() - made > self._merge_seconds for made in since[:-1])
-        if time.monotonic() < self._merge_after or not (old or len(since) > MAX_DELTAS):
+        if time.monotonic() < self._room_after or not (old or len(since) > MAX_DELTAS):
             return False
         segments = [self._open(name) for name in snapshot.segments]
         count = len(segments) if old else _worth_merging([segment.size for segment in segments])
         self._verify(snapshot.segments[:count])
-        merged = self._merged(segments, count)
+        merged = self._merged(segments[:count], deletions=count < len(segments))
         if count < len(segments):
             # As old as what is in it: what that replaces in older segments has waited as long.
             age(merged, min(since[:count]))
         self._use(replace(snapshot, segments=(merged.name, *snapshot.segments[count:])))
         return True
 
-    def _merged(self, segments: Sequence[Segment], count: int) -> Path:
+    def _merged(self, segments: Sequence[Segment], *, deletions: bool) -> Path:
         try:
-            return merge_segments(segments[:count], self._folder, deletions=count < len(segments))
+            return merge_segments(segments, self._folder, deletions)
         except OSError as error:
-            self._merge_after = time.monotonic() + MERGE_PAUSE_SECONDS
-            raise IndexUnavailableError(
-                f"segments in {self._folder} cannot be merged: {error}. That needs the size of the index once more; it "
-                f"is tried again in {MERGE_PAUSE_SECONDS / 60:.0f} minutes"
-            ) from error
+            self._room_after = time.monotonic() + ROOM_PAUSE_SECONDS
+            raise self._no_room(error) from error
+
+    def _require_room(self) -> None:
+        if time.monotonic() < self._room_after:
+            raise self._no_room("there was no room a while ago")
+
+    def _no_room(self, why: object) -> IndexUnavailableError:
+        return IndexUnavailableError(
+            f"segments cannot be written to {self._folder}: {why}. Merging them needs the size of the index once more; "
+            f"it is tried {ROOM_PAUSE_SECONDS / 60:.0f} minutes after it failed"
+        )
 
     def verify(self) -> bool:
         """Read every byte of the snapshot against its checksum; may run beside refreshes, in another thread.
@@ -188,12 +205,28 @@ class Indexer:
                     self._torn.add(name)
                     raise
 
-    def _parts(self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str]) -> Iterator[Path]:
-        """Write items as they are now, in segments; none if there are none."""
-        for start in range(0, len(item_ids), PART_ITEMS):
-            found = list(store.fetch(version, item_ids[start : start + PART_ITEMS]))
-            if found:
-                yield save_segment(self._segment(store, version, found), self._folder)
+    @contextmanager
+    def _parts(self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str]) -> Iterator[list[Path]]:
+        """Write items as they are now, in segments; none if there are none.
+
+        They are deleted if anything fails before the block has ended: each further try would leave its own.
+        """
+        parts: list[Path] = []
+        try:
+            for start in range(0, len(item_ids), PART_ITEMS):
+                found = list(store.fetch(version, item_ids[start : start + PART_ITEMS]))
+                if found:
+                    parts.append(self._saved(self._segment(store, version, found)))
+            yield parts
+        except BaseException:
+            delete(parts)
+            raise
+
+    def _saved(self, segment: Segment) -> Path:
+        try:
+            return save_segment(segment, self._folder)
+        except OSError as error:
+            raise self._no_room(error) from error
 
     def _open(self, name: str) -> Segment:
         try:

@@ -68,12 +68,11 @@ def build_profile(
 
     An event's share is its decay times its weight by `feedback`. Events without a vector, or of weight 0, are passed
     over before the decay is counted, so that an item unknown to the index ages nothing. Aspects of another embedding
-    space than the index's are ignored in favour of the item's own vector.
+    space than the index's, or of another length, are ignored in favour of the item's own vector.
     """
     if places is None:
         places = index.locate([event.item_id for event in events])
-    space = index.space
-    said = tuple([event.aspects_vector is not None and event.aspects_space == space for event in events])
+    said = tuple([_fits(event, index) for event in events])
     strengths, held = np.array(feedback.weights(events), np.float32), places.segments[: len(events)] >= 0
     strengths[~(held | said) if True in said else ~held] = 0
     weights = kernels.decay(strengths, gamma)
@@ -83,6 +82,12 @@ def build_profile(
         said=said,
         watermark=max([event.event_time for event in events], default=0),
     )
+
+
+def _fits(event: Event, index: Index) -> bool:
+    """Return whether an event has aspects of the index's space; of its length, too, for whoever sent them may err."""
+    vector = event.aspects_vector
+    return vector is not None and event.aspects_space == index.space and len(vector) == index.dimension
 
 
 def _mean(

@@ -49,12 +49,15 @@ class Sent:
     """Those candidates; None if they are still in the request."""
 
 
-def read_rerank(body: bytes) -> Sent:
-    """Return the request that a body says. Raises DecodeError if it says none."""
+def read_rerank(body: bytes, most: int) -> Sent:
+    """Return the request that a body says. Raises DecodeError if it says none.
+
+    most: candidates of a request; where there are more, they are left in it to be refused.
+    """
     room = len(body) // request_wire.LEAST_BYTES
     edges, hashes, bits = np.empty((2, room), np.int64), np.empty(room, np.uint64), np.empty(room, np.uint32)
     text, rest = np.frombuffer(body, np.uint8), np.empty(len(body), np.uint8)
-    count, longest, kept = request_wire.read_candidates(text, edges[0], edges[1], hashes, bits, rest)
+    count, longest, kept = request_wire.read_candidates(text, edges[0], edges[1], hashes, bits, rest, most)
     if not count:
         return Sent(pb.RerankRequest.FromString(body), None)
     item_ids = ItemIds(text, edges[0, :count], edges[1, :count], hashes[:count])
@@ -82,8 +85,8 @@ def read_candidates(sent: Sent, limits: Limits) -> tuple[ItemIds, Scores]:
 
 
 def _parsed_candidates(request: pb.RerankRequest, limits: Limits) -> tuple[ItemIds, Scores]:
+    check_count("candidates", len(request.candidates), 1, limits.candidates)
     candidates = list(request.candidates)
-    check_count("candidates", len(candidates), 1, limits.candidates)
     item_ids = [candidate.item_id for candidate in candidates]
     scores = np.array([candidate.score for candidate in candidates], np.float32)
     check_candidates(candidates, item_ids, scores, limits)

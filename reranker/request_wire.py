@@ -125,14 +125,18 @@ def read_candidates(
     hashes: NDArray[np.uint64],
     scores: NDArray[np.uint32],
     rest: Bytes,
+    most: int,
 ) -> tuple[int, int, int]:
     """Enter where each candidate's id starts and ends in `body`, its hash, the bits of its score; copy all else.
 
     The arrays have room for len(body) // LEAST_BYTES candidates, `rest` for len(body). Returns how many candidates
-    there are, the bytes of the longest id, and those of the rest; 0 candidates if any of the body is not as expected.
+    there are, the bytes of the longest id, and those of the rest; 0 candidates if any of the body is not as expected,
+    or if there are more than `most`: to look for repeated ones would take seconds if all hashes were made alike.
     """
     count, longest, kept, at = 0, 0, 0, 0
     while at < len(body):
+        if count == most and body[at] == _CANDIDATE:
+            return 0, 0, 0
         if body[at] != _CANDIDATE:
             end = skip_field(body, at)
             if end < 0:

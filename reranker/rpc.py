@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from reranker.calls import Call
+from reranker.config import Limits
 from reranker.errors import (
     DeadlineError,
     HistoryStoreError,
@@ -68,20 +69,21 @@ _made = (f"{prefix}-{number:x}" for prefix in [token_hex(6)] for number in count
 class Handlers(grpc.GenericRpcHandler):
     """Every method of the contract: each is the service's method of that name.
 
-    No more than `limit` requests are in flight at a time, from their arrival until the client has taken the answer; the
-    next is refused before its body is received. Health and reflection do not count: a server that is busy is healthy.
+    No more than `limits.concurrency` requests are in flight at a time, from their arrival until the client has taken
+    the answer; the next is refused before its body is received. Health and reflection do not count: a server that is
+    busy is healthy.
     """
 
     def __init__(
-        self, service: object, metrics: Metrics, limit: int, log_share: float = 0.0, tracing: Tracing | None = None
+        self, service: object, metrics: Metrics, limits: Limits, log_share: float = 0.0, tracing: Tracing | None = None
     ) -> None:
         self._tracing = tracing
         self._begun: dict[asyncio.Task[Any], float] = {}
-        self._limit = limit
+        self._limit = limits.concurrency
         self._metrics = metrics
         self._methods = {
             f"/{SERVICE.full_name}/{method.name}": _handler(
-                method.name, getattr(service, method.name), _parser(method.input_type.name), metrics, log_share
+                method.name, getattr(service, method.name), _parser(method.input_type.name, limits), metrics, log_share
             )
             for method in SERVICE.methods
         }
@@ -124,8 +126,9 @@ def _fit_for_logs(sent: str) -> bool:
     return 0 < len(sent) <= REQUEST_ID_BYTES and sent.isascii() and sent.isprintable()
 
 
-def _parser(message: str) -> Parse:
-    read: Parse = read_rerank if message == pb.RerankRequest.DESCRIPTOR.name else getattr(pb, message).FromString
+def _parser(message: str, limits: Limits) -> Parse:
+    rerank = partial(read_rerank, most=limits.candidates)
+    read: Parse = rerank if message == pb.RerankRequest.DESCRIPTOR.name else getattr(pb, message).FromString
 
     def parsed(body: bytes) -> Any:
         try:

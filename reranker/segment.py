@@ -140,7 +140,7 @@ def save_segment(segment: Segment, folder: Path) -> Path:
 
 
 def open_segment(path: Path) -> Segment:
-    """Map a saved segment. What tells where things are is checked here, the vectors' own bytes by `verify_segment`.
+    """Map a saved segment. What tells where things are is checked here, all other bytes by `verify_segment`.
 
     Raises IndexUnavailableError, naming the file and what does not fit.
     """
@@ -149,6 +149,8 @@ def open_segment(path: Path) -> Segment:
     for spans, entries in (("offsets", "vectors"), ("persona_spans", "personas"), ("item_spans", "items")):
         _check_spans(path, spans, getattr(arrays, spans), len(getattr(arrays, entries)))
     table = ItemTable(**{field.name: _map(path, f"table_{field.name}", meta["files"]) for field in fields(ItemTable)})
+    _check_spans(path, "table_starts", table.starts, len(table.hashes))
+    _check_rows(path, table, len(arrays.deleted))
     return Segment(meta["space"], meta["generation"], arrays, table)
 
 
@@ -211,8 +213,12 @@ class SegmentFiles:
         return self.scratch / f"{name}.npy"
 
     def array(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return a writable array of the file, to be filled."""
-        return open_memmap(self.path(name), mode="w+", dtype=DTYPES[name], shape=shape)
+        """Return a writable array of the file, to be filled. Raises OSError if there is no room for it."""
+        array = open_memmap(self.path(name), mode="w+", dtype=DTYPES[name], shape=shape)
+        with self.path(name).open("rb+") as file:
+            # Mapped, a file takes room only when it is filled, and where there is none left that kills the process.
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        return array
 
     def finish(self, space: str, generation: int) -> Path:
         """Add the table and the checksums, make all durable, rename; returns the segment's directory."""
@@ -311,10 +317,16 @@ def _map(path: Path, name: str, told: dict[str, Any]) -> NDArray[Any]:
     return array.view(np.ndarray)
 
 
-def _check_spans(path: Path, name: str, spans: Spans, entries: int) -> None:
+def _check_spans(path: Path, name: str, spans: NDArray[np.integer[Any]], entries: int) -> None:
     fits = len(spans) and spans[0] == 0 and spans[-1] == entries and (np.diff(spans) >= 0).all()
     if not fits:
         raise _torn(path, f"{name}.npy", f"its offsets do not lead through {entries} entries")
+
+
+def _check_rows(path: Path, table: ItemTable, items: int) -> None:
+    # What is looked up by is trusted by compiled loops.
+    if len(table.rows) and not 0 <= table.rows.min() <= table.rows.max() < items:
+        raise _torn(path, "table_rows.npy", f"it leads to other rows than those of {items} items")
 
 
 def _verify_file(path: Path, name: str, told: dict[str, Any]) -> None:

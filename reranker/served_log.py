@@ -102,24 +102,24 @@ class ServedLog:
             self._sink.close()
 
     def _write_waiting(self) -> None:
-        lines = []
+        waiting = []
         with suppress(Empty):
             while True:
-                lines.append(self._line(*self._queue.get_nowait()))
-        if lines:
-            self._write(lines)
+                waiting.append(self._queue.get_nowait())
+        if waiting:
+            self._write(waiting)
 
-    def _write(self, lines: Sequence[bytes]) -> None:
+    def _write(self, waiting: Sequence[tuple[float, Serving]]) -> None:
         try:
-            self._sink.write(lines)
+            self._sink.write([self._line(at, serving) for at, serving in waiting])
         except Exception as error:
-            # Whatever it is, a log that cannot be written must not end what would write it once it can be.
-            self._failed.inc(len(lines))
+            # Whatever it is (a torn index, too), it must not end what would write the log once that can be.
+            self._failed.inc(len(waiting))
             if not self._failing:
                 log.warning("the served log cannot be written, until further notice: %s", error)
             self._failing = True
             return
-        self._written.inc(len(lines))
+        self._written.inc(len(waiting))
         if self._failing:
             log.info("the served log is written again")
         self._failing = False

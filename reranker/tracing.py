@@ -4,6 +4,7 @@ Spans are made of timings that are taken anyway, once a request is over, so that
 nothing, and none at all where no endpoint is set. They tell no user, no item and no message of an error, which may.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from time import time_ns
@@ -65,6 +66,8 @@ class Tracing:
         self._provider = TracerProvider(ParentBasedTraceIdRatio(share), resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(NAMESPACE)
+        # It logs the headers that it cannot read, word by word: a caller's words, and a line a request.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.CRITICAL)
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, method: str, metadata: Metadata, request_id: str) -> Trace | None:
@@ -126,7 +129,7 @@ def open_tracing(settings: TracingSettings) -> Tracing | None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
         raise ConfigurationError(
-            f"tracing.endpoint is {settings.endpoint}, but {error.name} is not installed: install persona4rec[tracing]"
+            f"tracing.endpoint is set, but {error.name} is not installed: install persona4rec[tracing]"
         ) from error
     exporter = OTLPSpanExporter(f"{settings.endpoint.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
     return Tracing(settings.share, exporter)

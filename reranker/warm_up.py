@@ -30,7 +30,7 @@ def warm_up(index: Index, settings: ServerSettings) -> None:
     # Every way of ordering has loops of its own, which are compiled or read from disk when they are first run.
     rules = [Rules(fusion, boosts=boosts, diversity=0.5) for fusion in Fusion]
     for wanted in islice(cycle([Rules(), *rules]), REQUESTS if candidates else 0):
-        item_ids, first_stage = read_candidates(read_rerank(body), settings.limits)
+        item_ids, first_stage = read_candidates(read_rerank(body, settings.limits.candidates), settings.limits)
         profile = build_profile(events, index, settings.gamma)
         places = index.find(item_ids.hashes)
         ranking = rerank(index, profile.vector, places, first_stage, settings.fusion_weight, wanted)

@@ -116,7 +116,7 @@ async def _serve(
     started: Connection,
 ) -> None:
     checks = health.aio.HealthServicer()
-    handlers = Handlers(service, metrics, settings.limits.concurrency, settings.log_share, tracing)
+    handlers = Handlers(service, metrics, settings.limits, settings.log_share, tracing)
     certificates, tokens = watched_certificates(settings.tls), watched_tokens(settings.token_file)
     server = _server(settings, [TokenGuard(tokens, metrics)] if tokens else [])
     _register(server, handlers, checks)

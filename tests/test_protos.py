@@ -14,6 +14,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from protos.generate import PROTOS, WELL_KNOWN, generate
 from reranker.client import RerankerClient
+from reranker.config import Limits
 from reranker.rpc import Handlers, _parser
 from reranker.service import RerankerService
 from reranker.v1 import reranker_pb2
@@ -106,7 +107,7 @@ def test_every_rpc_is_implemented(rpc: str) -> None:
     assert not inspect.iscoroutinefunction(implemented)
     request, _ = list(inspect.signature(implemented).parameters.values())[1:]
     method = reranker_pb2.DESCRIPTOR.services_by_name["Reranker"].methods_by_name[rpc]
-    assert isinstance(_parser(method.input_type.name)(b""), request.annotation)
+    assert isinstance(_parser(method.input_type.name, Limits())(b""), request.annotation)
 
 
 def test_every_rpc_is_wired() -> None:
@@ -114,7 +115,7 @@ def test_every_rpc_is_wired() -> None:
         method: str
         invocation_metadata: tuple[Any, ...] = ()
 
-    wired: Any = Handlers(MagicMock(), MagicMock(), limit=1)
+    wired: Any = Handlers(MagicMock(), MagicMock(), Limits(concurrency=1))
 
     async def found(rpc: str) -> Any:
         return wired.service(Details(f"/reranker.v1.Reranker/{rpc}"))

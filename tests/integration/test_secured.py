@@ -263,11 +263,13 @@ def test_check_tells_what_would_be_served_and_every_problem(
         "PERSONA4REC_TLS_KEY": str(tmp_path / "old-key.pem"),
         "PERSONA4REC_TOKEN_FILE": str(tmp_path / "tokens"),
         "PERSONA4REC_MILVUS_TOKEN": "a-secret",
+        "PERSONA4REC_TRACING_ENDPOINT": "https://me:password@127.0.0.1:4318",
     }
     away = ("--milvus", f"http://me:password@127.0.0.2:{free_port()}", "--generator", tmp_path / "none")
-    refused = persona4rec("serve", "--check", *index, *away, "--histories", histories, settings=environment)
+    redis = f"redis://:password@127.0.0.1:{free_port()}/0"
+    refused = persona4rec("serve", "--check", *index, *away, "--histories", redis, settings=environment)
     assert refused.returncode == 1
-    for problem in ("4 problems", "milvus: ", "generator: ", "certificates: ", "tokens: "):
+    for problem in ("5 problems", "histories: ", "milvus: ", "generator: ", "certificates: ", "tokens: "):
         assert problem in refused.stderr
     assert "64 items" in refused.stdout
     assert not {"a-secret", "password"} & set((refused.stdout + refused.stderr).replace("@", ":").split(":"))

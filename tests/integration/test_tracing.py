@@ -163,17 +163,19 @@ def test_no_span_tells_who_or_what(rerank: Callable[..., pb.RerankResponse], col
 
 
 def test_callers_say_what_is_traced_and_the_share_what_comes_without_a_trace(
-    rerank: Callable[..., pb.RerankResponse], collector: Collector
+    rerank: Callable[..., pb.RerankResponse], collector: Collector, traced: Server
 ) -> None:
     rerank(parent("6" * 32, sampled=False))
     rerank()
     rerank(("traceparent", "rubbish"))
     rerank(("traceparent", "f" * 2000), ("tracestate", "=,=," * 200))
+    rerank(parent("6" * 32, sampled=False), ("tracestate", "who=ann,Ann@example.org said this,,"))
     trace = "7" * 32
     rerank(parent(trace))
     collector.of(trace)
     assert all(int(span.trace_id.hex()[0], 16) in range(1, 8) for span in collector.spans() if _is_root(span))
     assert "6" * 32 not in {span.trace_id.hex() for span in collector.spans()}
+    assert "Ann" not in traced.output.read_text()
 
 
 def test_a_collector_that_is_away_is_missed_by_nobody(tmp_path: Path, published: Published, histories: Path) -> None:

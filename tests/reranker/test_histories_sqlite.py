@@ -12,6 +12,7 @@ import pytest
 
 from reranker.errors import HistoryStoreError
 from reranker.histories_sqlite import SqliteHistoryStore
+from reranker.histories_sqlite_formats import FORMAT, found_format
 from reranker.records import Event
 from tests.reranker.making import vector
 
@@ -53,6 +54,18 @@ def test_a_file_of_format_1_keeps_every_event(file_of_format_1: Path) -> None:
     with closing(sqlite3.connect(file_of_format_1)) as file:
         assert file.execute("PRAGMA user_version").fetchone() == (2,)
         assert file.execute("SELECT count(*) FROM sqlite_master WHERE name = 'events'").fetchone() == (0,)
+
+
+def test_looking_at_the_format_of_a_file_changes_nothing(file_of_format_1: Path, tmp_path: Path) -> None:
+    before = file_of_format_1.read_bytes()
+    assert found_format(file_of_format_1) == 1
+    assert file_of_format_1.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file_of_format_1]
+    with closing(SqliteHistoryStore(file_of_format_1)):
+        assert found_format(file_of_format_1) == FORMAT
+    assert found_format(file_of_format_1) == FORMAT
+    with pytest.raises(HistoryStoreError, match="missing cannot be read"):
+        found_format(tmp_path / "missing")
 
 
 def test_two_that_open_a_file_of_format_1_at_once_both_find_it_whole(file_of_format_1: Path) -> None:

@@ -61,6 +61,13 @@ def test_records_are_sorted_by_what_they_ask_for() -> None:
     assert batch.dated_ahead == {own: 1}
 
 
+def test_a_header_without_a_value_is_no_reason_to_lose_the_letter() -> None:
+    """Kafka allows one; our producer, which has to write the dead letter, does not."""
+    odd = record("interactions", b"rubbish")._replace(headers=[("trace", None), ("h", b"v")])
+    (letter,) = sort_out([odd], "").dead
+    assert letter.headers == (("trace", b""), ("h", b"v"))
+
+
 def test_health_is_red_until_joined_and_while_something_fails_and_when_nothing_moves() -> None:
     now = 0.0
     health = Health(patience=10, clock=lambda: now)

@@ -87,6 +87,13 @@ def test_where_the_vector_of_an_event_comes_from(
         np.testing.assert_array_equal(profile.vector, expected)
 
 
+@pytest.mark.parametrize("aspects", [vector(1), vector(0, 0, 1)])
+def test_aspects_of_another_length_than_their_space_s_are_passed_over(aspects: Vector) -> None:
+    profile = build_profile([event("east", aspects=aspects), event("gone", aspects=aspects)], TWO, 0.9)
+    assert profile.sources == (VectorSource.ITEM, VectorSource.NONE)
+    np.testing.assert_array_equal(profile.vector, EAST)
+
+
 @pytest.mark.parametrize("vectors", [[EAST, -EAST], [vector(0, 0)]])
 def test_a_profile_that_vanishes_is_none(vectors: list[Vector]) -> None:
     assert profile_of(vectors, gamma=1.0) is None

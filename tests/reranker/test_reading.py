@@ -12,7 +12,7 @@ LIMITS = Limits()
 
 
 def read(request: pb.RerankRequest) -> tuple[list[str], Scores]:
-    item_ids, scores = read_candidates(read_rerank(request.SerializeToString()), LIMITS)
+    item_ids, scores = read_candidates(read_rerank(request.SerializeToString(), LIMITS.candidates), LIMITS)
     return list(item_ids), scores
 
 

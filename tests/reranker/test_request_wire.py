@@ -51,7 +51,7 @@ def by_protobuf(body: bytes) -> Told | str:
 
 def by_us(body: bytes) -> Told | str:
     try:
-        sent = read_rerank(body)
+        sent = read_rerank(body, 1000)
         item_ids, scores = read_candidates(sent, Limits())
     except DecodeError:
         return "no message"
@@ -74,7 +74,7 @@ def assert_same(body: bytes) -> None:
 
 
 def is_read_here(body: bytes) -> bool:
-    return read_rerank(body).columns is not None
+    return read_rerank(body, 1000).columns is not None
 
 
 @given(REQUESTS)
@@ -129,7 +129,7 @@ def test_the_score_s_bits_are_kept() -> None:
     sent = [0.0, -0.0, 1e-45, -1e-45, 3.4028234663852886e38, 1 / 3]
     body = rerank(candidates=[pb.Candidate(item_id=str(n), score=s) for n, s in enumerate(sent)]).SerializeToString()
     assert is_read_here(body)
-    told = read_candidates(read_rerank(body), Limits())[1]
+    told = read_candidates(read_rerank(body, 1000), Limits())[1]
     assert told.tobytes() == struct.pack(f"<{len(sent)}f", *sent)
 
 
@@ -152,7 +152,16 @@ def test_the_rest_is_protobuf_s_and_the_checks(candidates: list[pb.Candidate]) -
     assert_same(body)
 
 
+def test_more_candidates_than_may_be_are_left_to_be_refused() -> None:
+    body = rerank(candidates=[pb.Candidate(item_id=str(n)) for n in range(5)]).SerializeToString()
+    assert read_rerank(body, 5).columns is not None
+    sent = read_rerank(body, 4)
+    assert sent.columns is None
+    with pytest.raises(InvalidRequestError, match="candidates: 5 is over this server.s limit of 4"):
+        read_candidates(sent, Limits(candidates=4))
+
+
 @pytest.mark.parametrize(("request_", "_"), BAD_RERANKS)
 def test_whatever_the_contract_refuses_is_read_alike(request_: pb.RerankRequest, _: list[str]) -> None:
-    columns = read_rerank(request_.SerializeToString()).columns
+    columns = read_rerank(request_.SerializeToString(), 1000).columns
     assert columns is None or list(columns.item_ids) == [candidate.item_id for candidate in request_.candidates]

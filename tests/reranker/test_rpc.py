@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reranker import rpc
-from reranker.config import ServerSettings
+from reranker.config import Limits, ServerSettings
 from reranker.errors import (
     HistoryStoreError,
     IndexUnavailableError,
@@ -50,7 +50,7 @@ def call(
 ) -> tuple[grpc.StatusCode, bytes | str]:
     """Return the status of an RPC and what it answered, or why it did not."""
     descriptor = rpc.SERVICE.methods_by_name[method]
-    parse = rpc._parser(descriptor.input_type.name)
+    parse = rpc._parser(descriptor.input_type.name, Limits())
     handle = rpc._handler(method, getattr(service, method), parse, metrics or MagicMock())
     try:
         return OK, asyncio.run(handle("r", None, body, Context(left)))  # type: ignore[arg-type]

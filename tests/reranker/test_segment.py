@@ -114,12 +114,12 @@ def test_a_byte_that_is_flipped_is_named(tmp_path: Path, name: str) -> None:
     verify_segment(path)
 
 
-@pytest.mark.parametrize("name", ["offsets", "persona_spans", "item_spans"])
+@pytest.mark.parametrize("name", ["offsets", "persona_spans", "item_spans", "table_starts"])
 @pytest.mark.parametrize("spans", [[1, 3, 3, 3, 4], [0, 9, 9, 9, 9], [0, 2, 1, 3, 4], []])
 def test_spans_that_lead_astray_are_refused_when_opened(tmp_path: Path, name: str, spans: list[int]) -> None:
     path = saved(tmp_path)
-    # Of the size and with the checksum that are told of it: what a defect of the writer would leave.
-    np.save(path / f"{name}.npy", np.array(spans, np.int64))
+    # Of the size that is told of it: what a defect of the writer would leave.
+    np.save(path / f"{name}.npy", np.array(spans, np.int32 if name == "table_starts" else np.int64))
     text = json.loads((path / META).read_text())["meta"]
     meta = json.loads(text)
     meta["files"][name]["shape"] = [len(spans)]
@@ -128,6 +128,27 @@ def test_spans_that_lead_astray_are_refused_when_opened(tmp_path: Path, name: st
     (path / META).write_text(json.dumps({"crc32": zlib.crc32(text.encode()), "meta": text}))
     with pytest.raises(IndexUnavailableError, match=rf"{name}\.npy: its offsets do not lead"):
         open_segment(path)
+
+
+@pytest.mark.parametrize("row", [-1, len(ITEMS), 1 << 30])
+def test_a_table_that_leads_to_no_row_is_refused_when_opened(tmp_path: Path, row: int) -> None:
+    """A compiled lookup would read there whatever the process has in memory, or end it."""
+    path = saved(tmp_path)
+    rows = np.load(path / "table_rows.npy")
+    rows[1] = row
+    np.save(path / "table_rows.npy", rows)
+    with pytest.raises(
+        IndexUnavailableError, match=rf"table_rows\.npy: it leads to other rows than those of {len(ITEMS)}"
+    ):
+        open_segment(path)
+
+
+def test_a_file_has_all_its_room_before_it_is_filled(tmp_path: Path) -> None:
+    """Filling a mapped file beyond what the disk holds ends the process, with no error to be caught."""
+    with SegmentFiles.create(tmp_path) as files:
+        files.array("vectors", (1000, 100))
+        taken = files.path("vectors").stat()
+        assert taken.st_blocks * 512 >= taken.st_size > 400_000
 
 
 def test_a_segment_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

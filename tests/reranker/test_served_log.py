@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from prometheus_client import CollectorRegistry, Counter
 
 from reranker.config import ServedLogSettings
@@ -114,6 +115,22 @@ def test_the_sample_is_a_share_of_the_answers() -> None:
         log = ServedLog(ServedLogSettings(share=share), Sink(), Metrics())  # type: ignore[arg-type]
         assert sum(log.wants() for _ in range(100)) == wanted
         log.close()
+
+
+def test_a_record_that_cannot_be_made_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = Sink()
+    log, metrics = opened(sink)
+    with monkeypatch.context() as torn:
+
+        def unreadable(_: Serving) -> dict[str, object]:
+            raise DecodeError("a persona of a torn index")
+
+        torn.setattr("reranker.served_log.record", unreadable)
+        log.offer(serving())
+        eventually(lambda: metrics.count("failed") == 1, "the record that cannot be made")
+    log.offer(serving())
+    eventually(lambda: len(sink.lines) == 1, "the record after it")
+    log.close()
 
 
 def test_a_full_queue_drops_and_counts_and_keeps_nobody_waiting() -> None:

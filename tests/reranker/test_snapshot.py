@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import rmtree
 
@@ -15,7 +16,7 @@ import pytest
 
 from reranker.errors import ConfigurationError, IndexUnavailableError
 from reranker.indexer import MAX_DELTAS, Indexer
-from reranker.segment import age, build_segment, made_at, save_segment, verify_segment
+from reranker.segment import IndexedItem, age, build_segment, made_at, save_segment, verify_segment
 from reranker.snapshot import (
     CURRENT,
     KEEP_SECONDS,
@@ -162,10 +163,100 @@ def test_a_merge_that_finds_no_room_is_not_tried_again_at_once(tmp_path: Path, m
     with Indexer(tmp_path, SPACE) as indexer:
         with monkeypatch.context() as disk:
             disk.setattr("reranker.indexer.merge_segments", full)
-            with pytest.raises(IndexUnavailableError, match=r"cannot be merged: .*No space left.*10 minutes"):
+            with pytest.raises(IndexUnavailableError, match=r"cannot be written to .*No space left.*10 minutes"):
                 indexer.compact()
         assert not indexer.compact()
     assert read_snapshot(tmp_path) == Snapshot("v", names)
+
+
+class Store:
+    """Stands in for a Milvus that breaks in the midst of a bulk read, or that does not: a part is one item."""
+
+    uri = "stand-in"
+
+    def __init__(self, parts: int, breaks: bool) -> None:
+        self._ids = [f"i{number}" for number in range(parts)]
+        self._breaks = breaks
+
+    def version(self) -> str:
+        return "v"
+
+    def ensure_loaded(self, version: str) -> None:
+        pass
+
+    def newest_generation(self, version: str, after: int = -1) -> int | None:
+        return 1 if after < 1 else None
+
+    def generations(self, version: str, after: int) -> dict[str, int]:
+        return dict.fromkeys(self._ids, 1)
+
+    def item_ids(self, version: str) -> list[str]:
+        return self._ids
+
+    def dimension(self, version: str) -> int:
+        return 2
+
+    def fetch(self, version: str, item_ids: Sequence[str]) -> Iterator[tuple[IndexedItem, str]]:
+        for item_id in item_ids:
+            if self._breaks and item_id == self._ids[-1]:
+                raise IndexUnavailableError("it is gone")
+            yield item(item_id, [vector(1, 0)], generation=1), SPACE
+
+
+def segments_in(folder: Path) -> int:
+    return len(list(folder.glob("segment-*")))
+
+
+@pytest.mark.parametrize("rebuild", [True, False])
+def test_a_refresh_that_breaks_off_leaves_nothing_however_often_it_is_tried(
+    tmp_path: Path, rebuild: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reranker.indexer.PART_ITEMS", 1)
+    if not rebuild:
+        write_snapshot(tmp_path, Snapshot("v", (saved(tmp_path, 0),), 0))
+    before = segments_in(tmp_path)
+    with Indexer(tmp_path, SPACE) as indexer:
+        for _ in range(3):
+            with pytest.raises(IndexUnavailableError, match="it is gone"):
+                indexer.refresh(Store(3, breaks=True))  # type: ignore[arg-type]
+            assert segments_in(tmp_path) == before
+        assert indexer.refresh(Store(3, breaks=False))  # type: ignore[arg-type]
+    found = read_snapshot(tmp_path)
+    assert found
+    assert segments_in(tmp_path) == len(found.segments) == (1 if rebuild else 4)
+
+
+def test_a_rebuild_that_found_no_room_is_not_tried_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Indexer(tmp_path, SPACE) as indexer:
+        with monkeypatch.context() as disk:
+            disk.setattr("reranker.indexer.merge_segments", full)
+            with pytest.raises(IndexUnavailableError, match="No space left"):
+                indexer.refresh(Store(2, breaks=False))  # type: ignore[arg-type]
+        assert segments_in(tmp_path) == 0
+        with pytest.raises(IndexUnavailableError, match="there was no room a while ago"):
+            indexer.refresh(Store(2, breaks=False))  # type: ignore[arg-type]
+
+
+def test_an_item_that_cannot_be_read_has_its_segment_built_anew(tmp_path: Path) -> None:
+    name = saved(tmp_path, 0)
+    write_snapshot(tmp_path, Snapshot("v", (name,), 0))
+    items = tmp_path / name / "items.npy"
+    # The first byte of the first message: a tag of protobuf's.
+    whole = items.read_bytes()
+    items.write_bytes(whole[:128] + b"\xff" + whole[129:])
+    with Indexer(tmp_path, SPACE) as indexer:
+        store = Store(1, breaks=False)
+        with pytest.raises(IndexUnavailableError, match=rf"{name} is torn: items\.npy"):
+            indexer.refresh(store, {"a": 5})  # type: ignore[arg-type]
+        assert indexer.refresh(store)  # type: ignore[arg-type]
+    found = read_snapshot(tmp_path)
+    assert found
+    assert name not in found.segments
 
 
 def test_a_segment_that_goes_while_it_is_verified_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

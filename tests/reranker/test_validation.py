@@ -22,7 +22,7 @@ SMALL = Limits(candidates=3, history_events=2, id_bytes=8, label_bytes=4)
 
 def check(request: pb.RerankRequest, limits: Limits) -> None:
     check_rerank(request, limits)
-    read_candidates(read_rerank(request.SerializeToString()), limits)
+    read_candidates(read_rerank(request.SerializeToString(), limits.candidates), limits)
 
 
 def assert_says(told: str, parts: list[str]) -> None:
