@@ -58,8 +58,10 @@ def appending(path: Path) -> Iterator[Appender]:
         try:
             yield Appender(file)
         finally:
-            # A dataset with an empty file would claim to have what it has nothing of.
-            if not os.fstat(file.fileno()).st_size:
+            # A dataset with an empty file would claim to have what it has nothing of. Without a link it has been
+            # replaced by another, which is not ours to remove.
+            left = os.fstat(file.fileno())
+            if left.st_nlink and not left.st_size:
                 path.unlink(missing_ok=True)
 
 

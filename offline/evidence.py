@@ -99,7 +99,9 @@ def persona_count(vectors: Vector) -> int:
     """
     if len(vectors) == 1:
         return 1
-    shares = np.linalg.eigvalsh(vectors @ vectors.T / len(vectors)).clip(min=1e-12)
+    # Either product has the eigenvalues of the other, but for noughts: the smaller one, of thousands of reviews.
+    product = vectors @ vectors.T if len(vectors) <= vectors.shape[1] else vectors.T @ vectors
+    shares = np.linalg.eigvalsh(product / len(vectors)).clip(min=1e-12)
     spread = np.exp(-(shares * np.log(shares)).sum())
     return int(np.clip(round(spread / SPREAD_PER_PERSONA), LEAST_PERSONAS, min(MOST_PERSONAS, len(vectors))))
 

@@ -45,11 +45,12 @@ def sentences(text: str) -> list[str]:
 def telling_words(text: str) -> list[str]:
     """Return the words of a text in their order, in lower case, without those that mean little or have two letters."""
     words = (word.lower().replace(_QUOTE, "'") for word in _WORD.findall(text))
-    return [word for word in words if len(word) > 2 and word not in _stop_words()]
+    return [word for word in words if len(word) > 2 and word not in stop_words()]
 
 
 @cache
-def _stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
+    """Return the words that mean little, in lower case."""
     # Here, because scikit-learn takes half a second to load.
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 

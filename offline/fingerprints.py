@@ -60,7 +60,7 @@ def take_over(path: Path, anew: Path, made_anew: Mapping[str, str]) -> None:
                     wanted.remove(made_from)
                     kept.write(line.raw.decode(errors="replace") + "\n")
         anew.unlink(missing_ok=True)
-        if not path.stat().st_size:
+        if path.exists() and not path.stat().st_size:
             # As `appending` leaves none.
             path.unlink()
     except OSError as error:

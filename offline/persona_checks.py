@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from offline.encoder import Encoder
-from offline.extractive import stems
+from offline.extractive import stems, stop_words
 from offline.stages import Problem
 from reranker.records import Persona, Vector
 
@@ -124,7 +124,8 @@ def contact(persona: Persona) -> Problem | None:
     return Problem(f"{found} in it") if found else None
 
 
-_NAME = r"([A-Z][\w'-]+(?: [A-Z][\w'-]+)?)"
+# Bounded, or a text of nothing but hyphens and letters takes the square of its length.
+_NAME = r"([A-Z][\w'-]{1,40}(?: [A-Z][\w'-]{1,40})?)"
 _WORD = re.compile(r"\w[\w'-]*")
 _INTRODUCED = re.compile(
     r"\b(?i:my name is|name's|call me|signed,?|yours,|regards,|thanks,|love,)\s+" + _NAME + r"|"
@@ -144,7 +145,14 @@ def private_names(texts: Collection[str] | Mapping[str, str]) -> frozenset[str]:
     introduces are not found, nor names in scripts without capital letters.
     """
     found = (group for text in texts for match in _INTRODUCED.finditer(text) for group in match.groups() if group)
-    return frozenset(chain.from_iterable(map(_WORD.findall, found)))
+    return frozenset(filter(_is_name, chain.from_iterable(map(_WORD.findall, found))))
+
+
+def _is_name(word: str) -> bool:
+    """Return whether an introduced word is more than a word that any persona may use ("Thanks, This was ...")."""
+    lower = word.lower()
+    common = lower in stop_words() and lower not in _NAMES_TOO
+    return not (common or lower == "persona" or re.fullmatch(_PERSON, lower))
 
 
 def private(persona: Persona, names: Collection[str]) -> Problem | None:
@@ -152,6 +160,9 @@ def private(persona: Persona, names: Collection[str]) -> Problem | None:
     used = not set(_WORD.findall(words(persona).replace("'s", ""))).isdisjoint(names)
     return Problem("name of a private person in it") if used else None
 
+
+_NAMES_TOO = frozenset({"bill", "may", "will"})
+"""Of the stop words, those that people are called."""
 
 _TERMS = {
     "religion": r"christians?|catholics?|protestants?|evangelicals?|mormons?|baptists?|jews?|jewish|muslims?|islamic|"

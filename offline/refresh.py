@@ -1,7 +1,7 @@
 """Items that are due, from what the state knows of them to their place in the index."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from offline.calls import review_tag
 from offline.decisions import Decision, decided, decisions_by_item
 from offline.encoder import Encoder
+from offline.errors import LlmError
 from offline.evidence import ItemEvidence
 from offline.extractive import extractive_summary
 from offline.item_publisher import ItemPublisher
@@ -112,19 +113,37 @@ class Refresh:
     def _rewrite(self, due: Sequence[Due]) -> list[Due]:
         """Write personas anew where it is warranted; return the items for which the hour has no room left."""
         by_item = decisions_by_item(self.decisions) if self.decisions else {}
-        subjects, put_off = [], []
+        bookings: dict[int, Subject] = {}
+        put_off = []
         for one in due:
             subject, why = self._verdict(one, by_item.get(one.item_id, ()))
             if subject is None or why is None:
                 continue
-            refusal = self._refusal(subject)
+            tokens = self.reasoning.tokens(self.personas, subject)
+            refusal = self.bounds.refusal(*self.state.rewrites(_now() - HOUR), tokens)
             self.metrics.count_verdict(refusal or why, put_off=refusal is not None)
-            put_off += [one] if refusal else []
-            subjects += [] if refusal else [subject]
-        for subject, made in zip(subjects, self.reasoning.made(self.personas, subjects), strict=True):
-            written = made.record.personas if isinstance(made.record, ItemPersonas) else ()
-            self._keep(subject, written)
+            if refusal:
+                put_off.append(one)
+            else:
+                bookings[self.state.book(_now(), tokens)] = subject
+        self._write(bookings)
         return put_off
+
+    def _write(self, bookings: Mapping[int, Subject]) -> None:
+        subjects = list(bookings.values())
+        try:
+            all_made = self.reasoning.made(self.personas, subjects)
+        except LlmError:
+            # Or an endpoint that is away for an hour would use up the hour's bounds with nothing written.
+            self.state.cancel(bookings)
+            raise
+        for subject, made in zip(subjects, all_made, strict=True):
+            if isinstance(made.record, ItemPersonas):
+                self._keep(subject, made.record.personas)
+            else:
+                # One review that an LLM or a check refuses must not take away what others said.
+                self.metrics.unusable.inc()
+                self._keep(subject, self.state.personas(subject.evidence.item.item_id))
 
     def _verdict(self, due: Due, taken: tuple[Decision, ...]) -> tuple[Subject | None, Why | None]:
         known = self.state.item(due.item_id)
@@ -139,14 +158,6 @@ class Refresh:
             return subject_of(known, reviews, taken), why
         self.metrics.count_verdict(why)
         return None, None
-
-    def _refusal(self, subject: Subject) -> Why | None:
-        now = _now()
-        tokens = self.reasoning.tokens(self.personas, subject)
-        refusal = self.bounds.refusal(*self.state.rewrites(now - HOUR), tokens)
-        if refusal is None:
-            self.state.rewritten(now, tokens)
-        return refusal
 
     def _vectors(self, reviews: KnownReviews) -> Vector:
         """Return the vectors of what reviews say; those that were not embedded yet are stored."""

@@ -100,6 +100,8 @@ def kept(
 ) -> tuple[Persona, ...]:
     """Return what was written, with the words of an old persona, and so its id, where it says what one said before.
 
+    Such a one rests on the reviews of both: its words are of the old ones, and go when one of these is withdrawn.
+
     Two are one if they rest on the same reviews for the most part, or are alike in words. Of those that the old ones
     could rest on only `known` are compared: what is new has no part in it. Each old persona is kept once. `decided`:
     ids of personas that an editor wrote or pinned; these stay as they are.
@@ -108,9 +110,11 @@ def kept(
     for _, place, persona in _pairs(old, written, known, decided, alike):
         if place not in chosen and persona not in chosen.values():
             chosen[place] = persona
-    return tuple(
-        replace(chosen[place], evidence=new.evidence) if place in chosen else new for place, new in enumerate(written)
-    )
+    return tuple(_resting_on_both(new, chosen[place]) if place in chosen else new for place, new in enumerate(written))
+
+
+def _resting_on_both(new: Persona, old: Persona) -> Persona:
+    return replace(old, evidence=tuple(dict.fromkeys((*new.evidence, *old.evidence))))
 
 
 def _pairs(

@@ -130,6 +130,8 @@ class StageReport:
     """Records that were there already, and are still true."""
     stale: int
     """Records whose subjects have changed since: each was open again, and stays until it is made anew."""
+    gone: int
+    """Records whose subjects are there no more: they were taken away."""
     done: int
     """Records that were added."""
     open: int
@@ -232,7 +234,7 @@ def _run(
 ) -> StageReport:
     path = output_path(stage, dataset)
     anew = path.with_name(f"{stage.kind}.anew.jsonl")
-    stale = _stale(stage, dataset, path, anew)
+    stale, gone = _stale(stage, dataset, path, anew)
     with appending(path) as output, appending(anew) as replacing, Rejects(dataset.path, stage.name) as rejects:
         done = dict(stage.done(dataset))
         work = _Work(stage, output, replacing, rejects, stale)
@@ -243,20 +245,23 @@ def _run(
             stopped = error
         finally:
             rejects.finish(lines=0, bad_lines=0, max_bad_share=1.0)
+    work.made_anew |= dict.fromkeys(gone, "")
     if work.made_anew:
         take_over(path, anew, work.made_anew)
-    return work.report(path, len(done) - len(stale), stopped)
+    return work.report(path, len(done) - len(stale) - len(gone), len(gone), stopped)
 
 
-def _stale(stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path) -> dict[str, str]:
+def _stale(stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path) -> tuple[dict[str, str], set[str]]:
     """Return the subjects that have changed since their records were made, each with the fingerprint in its record.
 
-    What a run that was killed has made anew takes its place first.
+    Also the fingerprints of the records whose subjects are there no more: an item whose last review was taken away has
+    nothing left that its personas rest on. What a run that was killed has made anew takes its place first.
     """
     made_from = {key: made_from for key, made_from in stage.done(dataset) if made_from}
-    left, made_anew, stale = fingerprints_in(anew), {}, {}
+    left, made_anew, stale, gone = fingerprints_in(anew), {}, {}, set(made_from)
     for subject in stage.subjects(dataset) if made_from else ():
         key = stage.key(subject)
+        gone.discard(key)
         if _has_changed(stage, subject, made_from.get(key, "")):
             if (now := stage.fingerprint(subject)) in left:
                 made_anew[made_from[key]] = now
@@ -264,7 +269,7 @@ def _stale(stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path) -> 
                 stale[key] = made_from[key]
     if left:
         take_over(path, anew, made_anew)
-    return stale
+    return stale, {made_from[key] for key in gone}
 
 
 def unanswered(calls: Iterable[Call[Any]]) -> Iterator[Outcome[Any]]:
@@ -413,13 +418,14 @@ class _Work(Generic[Subject, Answer]):
             self.made_anew[stale] = self._stage.fingerprint(subject)
         return made
 
-    def report(self, path: Path, before: int, stopped: LlmError | None) -> StageReport:
+    def report(self, path: Path, before: int, gone: int, stopped: LlmError | None) -> StageReport:
         in_flight = len({id(pending) for pending in self._pending.values()})
         return StageReport(
             self._stage.name,
             path,
             before,
             len(self._stale),
+            gone,
             self._done,
             self._open + in_flight,
             self._rejected,

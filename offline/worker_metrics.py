@@ -42,6 +42,11 @@ class WorkerMetrics(GroupMetrics):
             ["outcome", "why"],
             registry=self.registry,
         )
+        self.unusable = Counter(
+            "worker_rewrites_unusable",
+            "Rewrites of which no persona was left, an LLM's refusal or the checks': what was there before stayed.",
+            registry=self.registry,
+        )
         self.summaries = Counter("worker_summaries", "Item summaries that were written.", registry=self.registry)
         self.published = Counter(
             "worker_items_published", "Items written to the index, or deleted from it.", registry=self.registry

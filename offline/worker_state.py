@@ -315,10 +315,15 @@ class WorkerState:
 
     # ---- bounds ------------------------------------------------------------------------------------------------------
 
-    def rewritten(self, at: int, tokens: int) -> None:
-        """Book a rewrite that is about to be asked for; `at`: milliseconds since the epoch."""
+    def book(self, at: int, tokens: int) -> int:
+        """Book a rewrite that is about to be asked for; `at`: milliseconds since the epoch. Returns the booking."""
         with self._writing() as connection:
-            connection.execute("INSERT INTO rewrites VALUES (?, ?)", (at, tokens))
+            return int(connection.execute("INSERT INTO rewrites VALUES (?, ?)", (at, tokens)).lastrowid or 0)
+
+    def cancel(self, bookings: Iterable[int]) -> None:
+        """Take back bookings of rewrites that came to nothing."""
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM rewrites WHERE rowid = ?", [(booking,) for booking in bookings])
 
     def rewrites(self, since: int) -> tuple[int, int]:
         """Return how many rewrites were booked since a time, and the tokens of all; older ones are forgotten."""
@@ -342,13 +347,22 @@ class WorkerState:
         content = "" if change.deleted else _content(review)
         rating = None if change.deleted else review.rating
         row = (review.review_id, review.item_id, review.user_id, change.event_time, change.deleted, rating, content)
+        before = self._item_of(review.review_id)
         if not self._connection.execute(_MERGE_REVIEW, row).rowcount:
             return []
         self._connection.execute("DELETE FROM aspects WHERE review_id = ?", (review.review_id,))
         lost = self._withdraw(review.item_id, {review.review_id})
         at = now if lost or change.deleted else now + quiet.debounce
         self._make_due(review.item_id, origin, now, at, quiet.most, withdrawn=lost)
-        return [review.item_id] if lost else []
+        # It may have been another item's until now: variants are merged, a review is moved to where it belongs.
+        left = before is not None and before != review.item_id and self._withdraw(before, {review.review_id})
+        if left and before is not None:
+            self._make_due(before, origin, now, now, withdrawn=True)
+        return [*([review.item_id] if lost else []), *([before] if left and before is not None else [])]
+
+    def _item_of(self, review_id: str) -> str | None:
+        row = self._connection.execute("SELECT item_id FROM reviews WHERE review_id = ?", (review_id,)).fetchone()
+        return str(row[0]) if row else None
 
     def _erase(self, erasure: Erasure, origin: Origin, now: int) -> list[str]:
         row = (user_hash(erasure.user_id), erasure.until)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from offline.adapter_variant import Tune
     from offline.dataset import Dataset
     from offline.evaluate import Materials, Variant
+    from offline.records import Alignment
     from offline.splits import Fold
     from reranker.client import RerankerClient
     from reranker.v1 import reranker_pb2 as pb
@@ -440,8 +441,13 @@ def _variants(
             markup=False,
         )
         return [adapter_variant.given(materials, adapter_files.read(adapter), tune)]
-    alignments = list(dataset.alignments()) if train_adapter else []
+    alignments = _judged_on_the_record(dataset) if train_adapter else []
     return [adapter_variant.trained_within(materials, alignments, tune, seed)] if train_adapter else []
+
+
+def _judged_on_the_record(dataset: "Dataset") -> "list[Alignment]":
+    """Return the alignments that say what the judge saw: of the others, nobody can tell whether it was held out."""
+    return [alignment for alignment in dataset.alignments() if alignment.history]
 
 
 def _lora_variants(
@@ -457,7 +463,7 @@ def _lora_variants(
     from offline.train_encoder import EncoderSettings
 
     steps, epochs = steps_and_epochs
-    alignments = list(dataset.alignments())
+    alignments = _judged_on_the_record(dataset)
     settings = EncoderSettings(steps=steps, epochs=epochs)
     within = encoder_variant.trained_within(dataset, materials, base, alignments, settings, seed)
     both = [encoder_variant.with_adapter(within, alignments, tune, seed)] if adapter_too else []

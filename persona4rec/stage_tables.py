@@ -41,6 +41,8 @@ def _fates(report: "StageReport") -> Iterator[Row]:
     yield "done", f"{report.done:,} ({report.before:,} before)", ""
     if report.stale:
         yield "stale", f"{report.stale:,} of what has changed since; each stays until it is made anew", ""
+    if report.gone:
+        yield "gone", f"{report.gone:,} of what is there no more; they were taken away", ""
     for reason, count in sorted(report.rejected.items()):
         yield f"rejected, {reason}", f"{count:,}", "yellow"
     for reason, count in sorted(report.left_out.items()):

@@ -115,6 +115,20 @@ def test_names_that_reviews_give_to_private_people_are_refused_and_characters_pa
 
 
 @pytest.mark.parametrize(
+    "review", ["Lovely gift, thanks, This made my week.", "Call me This.", "Good.\n- Avid Reader", "Love, Persona"]
+)
+def test_words_that_any_persona_uses_are_no_names(review: str) -> None:
+    """Or one review could have every persona of its item refused."""
+    assert not private_names([review]) & {"This", "Reader", "Persona"}
+    assert private_names(["My husband Will says so.", "Yours, May"]) == {"Will", "May"}
+
+
+def test_a_long_text_of_hyphens_is_looked_through_at_once() -> None:
+    """Half a megabyte; where the time grows with the square of the length, this does not end."""
+    assert private_names(["-Ab" * 170_000 + "!"]) == frozenset()
+
+
+@pytest.mark.parametrize(
     "words",
     ["This reader is a devout Catholic, who wants comfort.", "They are gay and want to see themselves.",
      "Appeals to Jewish readers who long for home.", "A conservative reader who wants order.",

@@ -132,6 +132,8 @@ def test_pieces_that_do_not_fit_are_represented_cluster_by_cluster() -> None:
 def test_more_different_evidence_is_good_for_more_personas() -> None:
     same, different = np.tile(np.eye(1, 20, dtype=np.float32), (20, 1)), np.eye(20, dtype=np.float32)
     assert [persona_count(v) for v in (same[:1], same, different[:4], different)] == [1, 2, 3, 7]
+    # Of more pieces than dimensions the same comes out another way.
+    assert [persona_count(np.repeat(v, 9, axis=0)) for v in (same, different[:4])] == [2, 3]
 
 
 def test_low_ratings_are_critical_on_the_scale_that_occurs(tmp_path: Path) -> None:

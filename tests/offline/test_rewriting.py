@@ -74,6 +74,13 @@ def test_what_rests_on_the_same_reviews_keeps_its_words_and_gains_the_new_eviden
     assert text_changed(old, (first, second, third)) == pytest.approx(1 / 3)
 
 
+def test_words_that_are_kept_go_on_resting_on_the_reviews_they_were_written_from() -> None:
+    """Or the erasure of who wrote r1 would find nothing to take away."""
+    old, written = persona("quotes r1", "r1", "r2", "r3"), persona("another", "r2", "r3", "r4")
+    (found,) = kept([old], [written], {"r1", "r2", "r3"}, (), never)
+    assert (found.name, found.evidence) == ("quotes r1", ("r2", "r3", "r4", "r1"))
+
+
 def test_what_is_alike_in_words_is_kept_and_an_editor_s_own_is_not_replaced() -> None:
     old, written = [persona("romance", "r1")], [persona("love", "r5")]
     assert kept(old, written, {"r1"}, (), lambda one, other: True)[0].name == "romance"
@@ -93,7 +100,10 @@ def test_as_many_are_left_with_their_evidence_and_none_is_there_twice(
     old: list[Persona], written: list[Persona], known: set[str]
 ) -> None:
     found = kept(old, written, known, (), never)
-    assert [one.evidence for one in found] == [one.evidence for one in written]
+    by_id = {one.persona_id: one for one in old}
+    for one, new in zip(found, written, strict=True):
+        before = by_id.get(one.persona_id)
+        assert set(one.evidence) == set(new.evidence) | set(before.evidence if before else ())
     assert len({one.persona_id for one in found}) == len(found)
 
 

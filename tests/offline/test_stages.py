@@ -113,6 +113,24 @@ def test_only_new_reviews_are_asked_about(stub: StubLlm, dataset: Dataset, askin
     assert sorted(map(number, stub.requests)) == [COUNT, COUNT + 1, COUNT + 2]
 
 
+def test_records_of_reviews_that_are_gone_are_taken_away_and_others_stay(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    run(STAGE, dataset, asking())
+    foreign = '{"review_id": "of someone else", "item_id": "i", "aspects": {"purpose": "p"}}'
+    with (dataset.path / "aspects.jsonl").open("a") as file:
+        file.write(foreign + "\n")
+    write_jsonl(dataset.path / "reviews.jsonl", list(dataset.reviews())[2:])
+    stub.requests.clear()
+    report = run(STAGE, dataset, asking())
+    assert (report.gone, report.stale, report.done, report.before) == (2, 0, 0, COUNT - 1)
+    left = {json.loads(line)["review_id"] for line in set(clean) - set(records(dataset))}
+    assert left == {"r0", "r1"}
+    assert foreign in records(dataset)
+    assert stub.requests == []
+    assert run(STAGE, dataset, unanswered).gone == 0
+
+
 def reworded(dataset: Dataset, changed: set[int]) -> Dataset:
     """Let some reviews say more than they did."""
     reviews = [

@@ -161,6 +161,20 @@ def test_personas_that_rest_on_what_is_gone_go_with_it(state: WorkerState) -> No
     assert len(state.without_aspects({"r1"})) == 1
 
 
+def test_a_review_that_moves_to_another_item_takes_its_words_along(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"), review("r1"), review("r2", user_id="bob"))
+    extracted(state, "r1", "r2")
+    resting, other = persona("resting", "r1"), persona("other", "r2")
+    assert state.keep_personas("emma", [resting, other], ["r1", "r2"]) == []
+    for due in state.due({HERE}, 1000, 10):
+        state.done(due)
+    moved = ReviewChange(Review("r1", "ann", "persuasion", "said", timestamp=2), 2, deleted=False)
+    assert apply(state, moved, now=1000) == ["emma"]
+    assert state.personas("emma") == (other,)
+    extracted(state, "r1")
+    assert {due.item_id: due.withdrawn for due in state.due({HERE}, 2000, 10)} == {"emma": True, "persuasion": False}
+
+
 def test_personas_of_newer_reviews_are_not_overwritten_by_one_that_was_slow(state: WorkerState) -> None:
     apply(state, item(1, "Emma"), review("r1"), review("r2", user_id="bob"))
     extracted(state, "r1", "r2")
@@ -196,9 +210,11 @@ def test_a_review_of_which_a_dataset_has_aspects_alone_is_evidence(state: Worker
 
 
 def test_rewrites_are_counted_for_an_hour(state: WorkerState) -> None:
-    state.rewritten(100, 10)
-    state.rewritten(200, 20)
-    assert state.rewrites(since=100) == (2, 30)
+    state.book(100, 10)
+    state.book(200, 20)
+    mistaken = state.book(300, 40)
+    assert state.rewrites(since=100) == (3, 70)
+    state.cancel([mistaken])
     assert state.rewrites(since=101) == (1, 20)
 
 
