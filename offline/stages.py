@@ -204,6 +204,7 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
 
     The record of a subject that has changed stays until another takes its place, at the end of the run, for all in one
     step: those made anew wait in a file of their own, KIND.anew.jsonl, which a run that was killed leaves to the next.
+    The record of one that is there no more, where it says what it was made from, goes.
 
     Memory holds the keys that are done and the subjects in flight.
 

@@ -354,11 +354,14 @@ class WorkerState:
         lost = self._withdraw(review.item_id, {review.review_id})
         at = now if lost or change.deleted else now + quiet.debounce
         self._make_due(review.item_id, origin, now, at, quiet.most, withdrawn=lost)
-        # It may have been another item's until now: variants are merged, a review is moved to where it belongs.
-        left = before is not None and before != review.item_id and self._withdraw(before, {review.review_id})
-        if left and before is not None:
-            self._make_due(before, origin, now, now, withdrawn=True)
-        return [*([review.item_id] if lost else []), *([before] if left and before is not None else [])]
+        return [*([review.item_id] if lost else []), *self._moved(review, before, origin, now)]
+
+    def _moved(self, review: Review, before: str | None, origin: Origin, now: int) -> list[str]:
+        """Take a review's words from the item that it was of before: variants are merged, a mistake is put right."""
+        if before is None or before == review.item_id or not self._withdraw(before, {review.review_id}):
+            return []
+        self._make_due(before, origin, now, now, withdrawn=True)
+        return [before]
 
     def _item_of(self, review_id: str) -> str | None:
         row = self._connection.execute("SELECT item_id FROM reviews WHERE review_id = ?", (review_id,)).fetchone()

@@ -5,8 +5,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Self
@@ -78,10 +77,11 @@ class Indexer:
         if told is None:
             store.ensure_loaded(version)
         snapshot = read_snapshot(self._folder)
+        # Before a rebuild, too: one that was killed leaves the most.
+        sweep(self._folder, snapshot or Snapshot(version, ()))
         if snapshot is None or snapshot.version != version or self._torn.intersection(snapshot.segments):
             self._rebuild(store, version)
             return True
-        sweep(self._folder, snapshot)
         return self._update(store, snapshot, told)
 
     def _rebuild(self, store: MilvusPersonaStore, version: str) -> None:
@@ -94,9 +94,11 @@ class Indexer:
         complete_to = store.newest_generation(version)
         if complete_to is None:
             raise IndexUnavailableError(f"the index in Milvus at {store.uri} is empty: publish a dataset to it")
-        with self._parts(store, version, store.item_ids(version)) as parts:
+        parts = self._parts(store, version, store.item_ids(version))
+        try:
             # Always merged, also when it is one: deleted items go, and readers meet one segment.
             base = self._merged([open_segment(part) for part in parts], deletions=False)
+        finally:
             # No list has ever named them.
             delete(parts)
         self._use(Snapshot(version, (base.name,), complete_to))
@@ -106,14 +108,13 @@ class Indexer:
             told, complete_to = self._newer(store, snapshot)
         else:
             complete_to = self._complete(snapshot)
-        behind = self._behind(snapshot, told) if told else []
-        with self._parts(store, snapshot.version, behind) as deltas:
-            # Kept in memory: that nothing was missing is no reason for all workers to map the index anew.
-            self._complete_to = {snapshot.version: complete_to}
-            if not deltas:
-                return False
-            names = (*(part.name for part in reversed(deltas)), *snapshot.segments)
-            self._use(Snapshot(snapshot.version, names, complete_to))
+        deltas = self._parts(store, snapshot.version, self._behind(snapshot, told)) if told else []
+        # Kept in memory: that nothing was missing is no reason for all workers to map the index anew.
+        self._complete_to = {snapshot.version: complete_to}
+        if not deltas:
+            return False
+        names = (*(part.name for part in reversed(deltas)), *snapshot.segments)
+        self._use(Snapshot(snapshot.version, names, complete_to))
         return True
 
     def _newer(self, store: MilvusPersonaStore, snapshot: Snapshot) -> tuple[Mapping[str, int], int]:
@@ -205,22 +206,19 @@ class Indexer:
                     self._torn.add(name)
                     raise
 
-    @contextmanager
-    def _parts(self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str]) -> Iterator[list[Path]]:
-        """Write items as they are now, in segments; none if there are none.
-
-        They are deleted if anything fails before the block has ended: each further try would leave its own.
-        """
+    def _parts(self, store: MilvusPersonaStore, version: str, item_ids: Sequence[str]) -> list[Path]:
+        """Write items as they are now, in segments; none if there are none, or if anything fails on the way."""
         parts: list[Path] = []
         try:
             for start in range(0, len(item_ids), PART_ITEMS):
                 found = list(store.fetch(version, item_ids[start : start + PART_ITEMS]))
                 if found:
                     parts.append(self._saved(self._segment(store, version, found)))
-            yield parts
         except BaseException:
+            # Each further try would leave its own.
             delete(parts)
             raise
+        return parts
 
     def _saved(self, segment: Segment) -> Path:
         try:
