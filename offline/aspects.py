@@ -12,6 +12,7 @@ from offline.calls import Call, review_tag, user_tag
 from offline.dataset import Dataset, Kind
 from offline.domains import Domain
 from offline.fingerprints import fingerprint
+from offline.orders import holds_orders
 from offline.quoting import messages, quoted
 from offline.records import Review, ReviewAspects
 from offline.sentences import cut
@@ -60,7 +61,7 @@ class AspectsStage(Stage[Review, BaseModel]):
         return fingerprint(subject)
 
     def calls(self, subject: Review) -> Sequence[Call[BaseModel]]:
-        if not subject.text.strip():
+        if not subject.text.strip() or holds_orders(_whole(subject)):
             return ()
         slots = tuple(self.domain.slots)
         instruction = self.domain.prompt("aspects", slots=_described(self.domain.slots))
@@ -80,6 +81,8 @@ class AspectsStage(Stage[Review, BaseModel]):
         return self._made(subject, extractive_aspects(subject, self.domain) if subject.text.strip() else {})
 
     def _made(self, review: Review, answer: Mapping[str, str | None]) -> Made:
+        if holds_orders(_whole(review)):
+            return Made(None, (Problem("speaks to a language model"),))
         if not answer:
             return Made(None, (Problem("no text"),))
         given = {slot: _text(answer.get(slot)) for slot in self.domain.slots}

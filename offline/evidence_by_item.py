@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from offline.dataset import Dataset
 from offline.errors import DatasetError
 from offline.evidence import ItemEvidence, Piece, joined, low_rating, piece
+from offline.orders import holds_orders
 from offline.text import summary_of
 
 _TABLES = """
@@ -79,5 +80,6 @@ def _pieces(notes: sqlite3.Connection, item_id: str, low: float) -> tuple[Piece,
     return tuple(
         piece(review_id, said, words, user_id, critical=rating is not None and rating <= low)
         for review_id, said, words, user_id, rating in notes.execute(_PIECES, (item_id,))
-        if said.strip()
+        # What has aspects has been looked through for them before.
+        if said.strip() and not (said == words and holds_orders(words))
     )

@@ -466,7 +466,14 @@ def test_a_killed_run_loses_what_was_in_flight_at_most(
 ) -> None:
     stub.script = lambda number, body: Answer(body=completion().body, seconds=0.01)
     command = [sys.executable, "-c", KILLED, stub.url, str(cache.path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Where the tests run in the background of a shell, Ctrl-C is ignored, and that would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     assert process.stdout
     told = [process.stdout.readline().strip() for _ in range(100)]
     os.kill(process.pid, blow)
