@@ -100,7 +100,7 @@ class TracingSettings(Table):
     """Base URL of a collector that takes OTLP over HTTP, as http://127.0.0.1:4318. Empty: nothing is traced."""
     share: Share = 0.01
     """Of the requests that come without a trace; where there is one (the header traceparent), it says whether it is
-    sampled. A traced request costs a worker a tenth of a millisecond."""
+    sampled. One that is traced costs a worker a millisecond of processor."""
 
 
 TABLES: dict[str, type[Table]] = {
