@@ -61,7 +61,7 @@ class AspectsStage(Stage[Review, BaseModel]):
         return fingerprint(subject)
 
     def calls(self, subject: Review) -> Sequence[Call[BaseModel]]:
-        if not subject.text.strip() or holds_orders(_whole(subject)):
+        if not _readable(subject):
             return ()
         slots = tuple(self.domain.slots)
         instruction = self.domain.prompt("aspects", slots=_described(self.domain.slots))
@@ -78,13 +78,11 @@ class AspectsStage(Stage[Review, BaseModel]):
         # Here, because its list of words comes with scikit-learn, which takes seconds to load.
         from offline.extractive import extractive_aspects
 
-        return self._made(subject, extractive_aspects(subject, self.domain) if subject.text.strip() else {})
+        return self._made(subject, extractive_aspects(subject, self.domain) if _readable(subject) else {})
 
     def _made(self, review: Review, answer: Mapping[str, str | None]) -> Made:
-        if holds_orders(_whole(review)):
-            return Made(None, (Problem("speaks to a language model"),))
         if not answer:
-            return Made(None, (Problem("no text"),))
+            return Made(None, (Problem("speaks to a language model" if review.text.strip() else "no text"),))
         given = {slot: _text(answer.get(slot)) for slot in self.domain.slots}
         own = without_inventions(given, _shown(review))
         aspects = without_repeats(own)
@@ -134,6 +132,10 @@ def without_repeats(aspects: Mapping[str, str | None]) -> dict[str, str | None]:
         earlier = (words for other in kept.values() if (words := _words(other)))
         kept[slot] = None if any(_repeats(_words(text), words) for words in earlier) else text
     return kept
+
+
+def _readable(review: Review) -> bool:
+    return bool(review.text.strip()) and not holds_orders(_whole(review))
 
 
 def _whole(review: Review) -> str:

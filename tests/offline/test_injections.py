@@ -19,7 +19,7 @@ from offline.evidence_by_item import evidence
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings, LocalGguf
-from offline.orders import LONGEST, holds_orders
+from offline.orders import holds_orders
 from offline.personas import PersonasStage, Subject, personas_schema
 from offline.records import Item, ItemPersonas, Review
 from offline.replies import Rejected
@@ -67,12 +67,6 @@ def test_honest_reviews_are_not(catalogue: Dataset, shared: Path) -> None:
     honest += [f"{r.title}\n{r.text}" for r in Dataset.open(shared / "data" / "amazon_books").reviews()]
     assert len(honest) > 1000
     assert sum(map(holds_orders, honest)) <= 0.002 * len(honest)
-
-
-def test_a_hostile_text_is_looked_through_at_once() -> None:
-    """Where the time grows with the square of the length, this takes minutes."""
-    for bit in ("=", "a", "\n", "#", "ai, ", "name ", "you are now ", "if ai ", "a1/", '"'):
-        holds_orders(bit * LONGEST)
 
 
 def test_a_review_that_orders_a_model_about_leaves_the_pool(tmp_path: Path) -> None:
