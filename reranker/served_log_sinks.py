@@ -69,8 +69,16 @@ class FileSink:
                     self._rotate()
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
-        elif not self._path.exists() or not os.path.samestat(os.fstat(self._file), self._path.stat()):
+        elif self._moved():
             self._reopen()
+
+    def _moved(self) -> bool:
+        # Asked once: between two looks another worker may move the file away.
+        try:
+            at_path = self._path.stat()
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(os.fstat(self._file), at_path)
 
     def _full(self) -> bool:
         return os.fstat(self._file).st_size >= self._most_bytes

@@ -181,7 +181,7 @@ def test_a_file_is_rotated_by_size_and_the_oldest_goes(tmp_path: Path) -> None:
 
 def test_writers_that_share_a_file_lose_nothing_when_it_rotates(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    sinks = [FileSink(path, most_bytes=2000, kept=100) for _ in range(4)]
+    sinks = [FileSink(path, most_bytes=300, kept=300) for _ in range(4)]
 
     def write(writer: int) -> None:
         for number in range(250):
