@@ -90,12 +90,22 @@ def _parquet_lines(path: Path) -> Iterator[Line]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-                for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                for row, problem in _parquet_rows(batch):
                     number += 1
-                    text = json.dumps(row, ensure_ascii=False, default=_plain).encode()
-                    yield Line(number, text, text)
+                    text = b"" if problem else json.dumps(row, ensure_ascii=False, default=_plain).encode()
+                    yield Line(number, text, text, problem)
     except pyarrow.ArrowInvalid as error:
         raise DatasetError(f"{path} is not a Parquet file that can be read: {error}") from error
+
+
+def _parquet_rows(batch: Any) -> list[tuple[dict[str, Any], str]]:
+    """Return the rows of a batch, and why one cannot be read: text that is no UTF-8, a date that Python has not."""
+    try:
+        return [(row, "") for row in batch.to_pylist(maps_as_pydicts="lossy")]
+    except (ValueError, OverflowError) as error:
+        if len(batch) == 1:
+            return [({}, f"a cell cannot be read: {error}")]
+        return [row for place in range(len(batch)) for row in _parquet_rows(batch.slice(place, 1))]
 
 
 def _plain(value: object) -> str:

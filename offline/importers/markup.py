@@ -43,15 +43,23 @@ class _Reader(HTMLParser):
             self.parts.append("\n")
 
 
+def _read(html: str) -> str:
+    reader = _Reader()
+    try:
+        reader.feed(html)
+        reader.close()
+    except AssertionError:
+        # Of `<![spoiler[`: the base class takes it for a marked section, and knows only those of HTML.
+        return html
+    return "".join(reader.parts)
+
+
 def plain_text(html: str) -> str:
     """Return the text of HTML: without tags and entities, a line for each block, no blank lines or doubled spaces.
 
     Text that is none, like `I <3 it` or `2 < 3`, stays as it is, its white space apart.
     """
     if "<" in html or "&" in html:
-        reader = _Reader()
-        reader.feed(html)
-        reader.close()
-        html = "".join(reader.parts)
+        html = _read(html)
     lines = (" ".join(line.split()) for line in html.splitlines())
     return "\n".join(line for line in lines if line)

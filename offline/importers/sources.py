@@ -88,8 +88,8 @@ def import_sources(
     files in `out` are left alone. Bad lines go to `out/rejects.jsonl`.
 
     Raises:
-        DatasetError: a file cannot be read, `out` cannot be written or has one of the files in another format, or
-            nothing fits the selection.
+        DatasetError: a file cannot be read, `out` cannot be written, has one of the files in another format or one that
+            these sources have no records for, or nothing fits the selection.
         TooManyRejectsError: more than `max_bad_share` (0 to 1) of a file's lines are bad.
 
     """
@@ -103,6 +103,7 @@ def import_sources(
         ]
         if not draft.written:
             raise DatasetError(f"nothing to write: {_what_was_read(reports)}. {out} is left as it was")
+        _refuse_leftovers(out, staging)
         notes = tuple(draft.notes())
     return ImportReport(tuple(reports), draft.written, notes)
 
@@ -117,6 +118,16 @@ def _refuse_second_formats(out: Path) -> None:
                     f"{out} already holds {kind}{ending}, and the import would write {kind}{ours} beside it: "
                     "remove it, or name another --out"
                 )
+
+
+def _refuse_leftovers(out: Path, staging: Path) -> None:
+    """Raise DatasetError if a file of an earlier import would stay and speak of items that are no longer there."""
+    for name in ("reviews.jsonl", "interactions.csv"):
+        if (out / name).exists() and not (staging / name).exists():
+            raise DatasetError(
+                f"{out} already holds {name}, and nothing that is imported now would replace it: import everything in "
+                f"one command, remove it, or name another --out. {out} is left as it was"
+            )
 
 
 # ---- first reading: which items and users stay -----------------------------------------------------------------------

@@ -131,17 +131,19 @@ def _source(tables: Mapping[Table, Path], table: Table, mapped: Mapped, make: _M
 
     def parse(raw: bytes) -> R:
         row = _row(raw)
-        return make({name: row.get(column) for name, column in columns.items()}, mapped)
+        return make({name: row[column] for name, column in columns.items() if column in row}, mapped)
 
     return SourceFile(path, parse)
 
 
 def _columns(path: Path, table: Table, mapped: Mapping[str, str]) -> dict[str, str]:
-    """Return column by field. Raises DatasetError, naming the columns that are there, if one is not."""
+    """Return column by field. Raises DatasetError, naming the columns that are there, if one is not.
+
+    Fields that are not required have theirs whether the first lines show it or not: JSON lines leave out what is null.
+    """
     there = column_names(path)
-    named_alike = {name: name for name in FIELDS[table] if name in there}
-    columns = named_alike | dict(mapped)
-    missing = [f"{table}.{name}" for name in REQUIRED[table] if name not in columns]
+    columns = {name: name for name in FIELDS[table]} | dict(mapped)
+    missing = [f"{table}.{name}" for name in REQUIRED[table] if columns[name] not in there and name not in mapped]
     missing += [f"{table}.{name} ({column})" for name, column in mapped.items() if column not in there]
     if missing:
         raise DatasetError(
@@ -152,17 +154,20 @@ def _columns(path: Path, table: Table, mapped: Mapping[str, str]) -> dict[str, s
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a table's columns; of JSON lines, those of the first good line.
+    """Return the names of a table's columns; of JSON lines, those of the good ones of the first `WRONG_FILE_LINES`.
 
-    Raises DatasetError if the table cannot be read or there is no good line among the first `WRONG_FILE_LINES`.
+    Raises DatasetError if the table cannot be read or there is no good line among these.
     """
     problem = "it has no row below its header"
+    names: dict[str, None] = {}
     for line in islice(read_lines(path), WRONG_FILE_LINES):
         try:
-            return list(_row(line.json))
+            names |= dict.fromkeys(_row(line.json))
         except ValueError as error:
             problem = line.problem or str(error)
-    raise DatasetError(f"{path} is not a table that can be read: {problem}")
+    if not names:
+        raise DatasetError(f"{path} is not a table that can be read: {problem}")
+    return list(names)
 
 
 def _row(raw: bytes) -> dict[str, Any]:
@@ -198,7 +203,12 @@ def _split(value: object, separator: str) -> object:
 
 def _review(values: _Values, mapped: Mapped) -> Review:
     has_ids = "review_id" in values
-    given = {"review_id": "to be derived", **values, "text": values["text"] or "", "timestamp": _time(values, mapped)}
+    given = {
+        "review_id": "to be derived",
+        **values,
+        "text": values.get("text") or "",
+        "timestamp": _time(values, mapped),
+    }
     review = _REVIEW.validate_python(given)
     if has_ids:
         return review

@@ -9,6 +9,7 @@ be predicted. Whether it is still open is kept, as `is_open`.
 """
 
 import ast
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,9 +133,12 @@ def _literal(value: object) -> object:
     if not isinstance(value, str) or len(value) > LITERAL_LIMIT:
         return value
     try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value  # words without quotes, as older editions have them
+        found: object = ast.literal_eval(value)
+        json.dumps(found)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        # Words without quotes, as older editions have them, or what JSON has not, like a set.
+        return value
+    return found
 
 
 def _words(value: object) -> str:

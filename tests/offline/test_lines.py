@@ -1,8 +1,11 @@
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from offline.errors import DatasetError
 from offline.lines import read_lines, write_interactions, write_jsonl
@@ -52,6 +55,17 @@ def test_what_is_no_parquet_file_is_named(tmp_path: Path) -> None:
     path.write_text("not parquet")
     with pytest.raises(DatasetError, match=r"items\.parquet is not a Parquet file"):
         list(read_lines(path))
+
+
+def test_a_cell_that_cannot_be_read_costs_its_row_of_a_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    texts = pyarrow.array([b"a", b"\xe4", b"c"], pyarrow.binary()).view(pyarrow.string())
+    far = pyarrow.array([0, 1, 1 << 59], pyarrow.timestamp("ms"))
+    parquet.write_table(pyarrow.table({"item_id": texts, "at": far}), path)
+    first, second, third = read_lines(path)
+    assert json.loads(first.json)["item_id"] == "a"
+    assert ("utf-8" in second.problem, second.json) == (True, b"")
+    assert ("cannot be read" in third.problem, third.number) == (True, 3)
 
 
 def test_a_line_break_in_an_id_is_refused_where_a_line_is_a_record(tmp_path: Path) -> None:

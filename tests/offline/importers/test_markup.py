@@ -23,7 +23,9 @@ def test_html_becomes_text(source: str, text: str) -> None:
     assert plain_text(source) == text
 
 
-@pytest.mark.parametrize("text", ["I <3 it", "2 < 3 & 4 > 3", "R&D; AT&T", "wow <!!!", "a <", "a &", "<", "&#;"])
+@pytest.mark.parametrize(
+    "text", ["I <3 it", "2 < 3 & 4 > 3", "R&D; AT&T", "wow <!!!", "a <![spoiler[ dies ]]>", "a <", "a &", "<", "&#;"]
+)
 def test_text_that_is_no_html_stays(text: str) -> None:
     assert plain_text(text) == text
 

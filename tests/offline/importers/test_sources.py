@@ -228,6 +228,15 @@ def test_another_format_of_a_file_is_not_joined_by_a_second(source: Path, out: P
     assert [path.name for path in out.iterdir()] == ["reviews.parquet"]
 
 
+def test_reviews_of_an_earlier_import_do_not_stay_beside_other_items(source: Path, out: Path) -> None:
+    imported(source, out, review("u", "a"))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    events = write(source / "events.jsonl", {"user_id": "u", "item_id": "b"})
+    with pytest.raises(DatasetError, match=r"already holds reviews\.jsonl, and nothing"):
+        import_files({"interaction": events}, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_the_fields_of_tables_are_those_of_records() -> None:
     records: dict[str, type[Item | Review | Interaction]] = {"item": Item, "review": Review, "interaction": Interaction}
     for table, names in FIELDS.items():

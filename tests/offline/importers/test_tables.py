@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from offline.dataset import Dataset
 from offline.errors import ConfigurationError, DatasetError
+from offline.importers.accounting import WRONG_FILE_LINES
 from offline.importers.tables import Mapped, import_files
 from offline.records import Interaction, Item, Review
 
@@ -136,6 +137,19 @@ def test_a_column_that_is_missing_is_answered_with_those_there_are(
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, out: Path, name: str, text: str, told: str) -> None:
     with pytest.raises(DatasetError, match=told):
         import_files({"item": csv_file(tmp_path, name, text)}, out)
+
+
+def test_what_the_first_json_line_leaves_out_is_read_in_the_others(tmp_path: Path, out: Path) -> None:
+    rows = [
+        {"user_id": "u", "item_id": "a", "text": "undated"},
+        *({"user_id": "u", "item_id": f"i{number}", "text": "plain"} for number in range(2 * WRONG_FILE_LINES)),
+        {"user_id": "v", "item_id": "b", "text": "x", "title": "t", "rating": 4, "timestamp": MOMENT},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    import_files({"review": csv_file(tmp_path, "reviews.jsonl", text)}, out)
+    first, *_, last = Dataset.open(out).reviews()
+    assert first == Review(first.review_id, "u", "a", "undated")
+    assert last == Review(last.review_id, "v", "b", "x", "t", 4, MOMENT)
 
 
 def test_a_bad_first_line_is_not_the_file(tmp_path: Path, out: Path) -> None:

@@ -108,7 +108,19 @@ def test_categories_of_both_editions(categories: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["(" * 900, "__import__('os').getpid()", "free", "'" * 5000, "{'a': 1", "-" * 990 + "1"]
+    "value",
+    [
+        "(" * 900,
+        "__import__('os').getpid()",
+        "free",
+        "'" * 5000,
+        "{'a': 1",
+        "-" * 990 + "1",
+        "{'a', 'b'}",
+        "...",
+        "b'x'",
+        "{(1, 2): 3}",
+    ],
 )
 def test_an_attribute_that_is_no_literal_stays_text(value: str) -> None:
     assert item(attributes={"WiFi": value}).attributes["WiFi"] in {value.replace("_", " "), "1"}
