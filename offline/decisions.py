@@ -50,6 +50,11 @@ class Decision:
     by: str = ""
     why: str = ""
 
+    @property
+    def result(self) -> Persona:
+        """What the item has by it, unless it is a block."""
+        return self.replacement or self.persona
+
 
 _DECISION = TypeAdapter(Decision)
 
@@ -103,30 +108,54 @@ def decided(
 
     A blocked persona goes, and so does whatever is alike. A pinned one stays, or comes back in place of what is alike,
     with the evidence of both. An edited one is replaced, or what is alike is. What was pinned or edited never counts as
-    alike.
+    alike; a later decision about the same persona takes the place of what an edit made of it.
 
     known: the reviews that exist; evidence that is gone is taken away, and a persona that has lost all of it goes.
+    Words that came out of reviews come back only while all of these exist: one may be gone because its user is erased.
     None: it cannot be told which do.
     """
     found = list(personas)
-    own = {(d.replacement or d.persona).persona_id for d in taken if d.action != "block"}
-    for decision in taken:
-        same = [p for p in found if _meant(p, decision, own, alike)]
+    own = {decision.result.persona_id for decision in taken if decision.action != "block"}
+    for place, decision in enumerate(taken):
+        if known is not None and not _may_be_shown(decision, known):
+            continue
+        made = _made_of(decision.persona.persona_id, taken[:place])
+        same = [p for p in found if p.persona_id in made or _meant(p, decision, own, alike)]
         found = [p for p in found if p not in same]
         if decision.action != "block":
-            result = decision.replacement or decision.persona
-            evidence = (*result.evidence, *(review for p in same for review in p.evidence))
-            found = [p for p in found if p.persona_id != result.persona_id]
-            found.append(replace(result, evidence=tuple(dict.fromkeys(evidence))))
+            found = _with(decision.result, found, same)
     if known is None:
         return tuple(found)
     there = [replace(p, evidence=tuple(r for r in p.evidence if r in known)) for p in found]
     return tuple(persona for persona in there if persona.evidence)
 
 
+def _may_be_shown(decision: Decision, known: Collection[str]) -> bool:
+    """Return whether what a decision brings is the editor's own words, or rests on nothing that is gone."""
+    about, result = decision.persona, decision.result
+    own_words = about.description != result.description and about.preference_rationale != result.preference_rationale
+    return decision.action == "block" or own_words or all(review in known for review in result.evidence)
+
+
+def _made_of(persona_id: str, earlier: Sequence[Decision]) -> frozenset[str]:
+    """Return the ids of what edits made of a persona, and of what further edits made of that."""
+    made = {persona_id}
+    for decision in earlier:
+        if decision.replacement and decision.persona.persona_id in made:
+            made.add(decision.replacement.persona_id)
+    return frozenset(made)
+
+
 def _meant(persona: Persona, decision: Decision, own: Collection[str], alike: Alike) -> bool:
-    about = decision.persona
-    return persona.persona_id == about.persona_id or (persona.persona_id not in own and alike(persona, about))
+    return persona.persona_id not in own and alike(persona, decision.persona)
+
+
+def _with(result: Persona, found: Sequence[Persona], same: Sequence[Persona]) -> list[Persona]:
+    """Return personas with one more, which has the evidence of those that it takes the place of."""
+    before = [p for p in found if p.persona_id == result.persona_id]
+    evidence = (*result.evidence, *(review for p in (*same, *before) for review in p.evidence))
+    others = [p for p in found if p.persona_id != result.persona_id]
+    return [*others, replace(result, evidence=tuple(dict.fromkeys(evidence)))]
 
 
 def same_words(one: Persona, other: Persona) -> bool:

@@ -174,7 +174,7 @@ class Refresh:
         review_ids = [piece.review_id for piece in subject.evidence.pieces]
         old = self.state.personas(item_id)
         known = {review_id for persona in old for review_id in persona.evidence}
-        own = {(d.replacement or d.persona).persona_id for d in subject.decisions if d.action != "block"}
+        own = {d.result.persona_id for d in subject.decisions if d.action != "block"}
         joined = kept(old, written, known, own, self.personas.alike)
         final = decided(joined, subject.decisions, review_ids, self.personas.alike)
         for review_id in self.state.keep_personas(item_id, final, review_ids):

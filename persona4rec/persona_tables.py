@@ -37,7 +37,7 @@ def _name(persona: "Persona", taken: "Sequence[Decision]") -> Text:
     marks = [
         DONE[decision.action]
         for decision in taken
-        if (decision.replacement or decision.persona).persona_id == persona.persona_id and decision.action != "block"
+        if decision.result.persona_id == persona.persona_id and decision.action != "block"
     ]
     mark = f"  {marks[-1]}" if marks else ""
     return Text.assemble((plain(persona.name), "bold"), (mark, "green"), (f"\n{plain(persona.persona_id)}", "dim"))

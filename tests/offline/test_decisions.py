@@ -26,6 +26,10 @@ def never(one: Persona, other: Persona) -> bool:
     return False
 
 
+def always(one: Persona, other: Persona) -> bool:
+    return True
+
+
 def test_blocked_goes_and_its_likeness_too() -> None:
     again = persona("Ishmael", "r2", rationale="Ishmael praises whales and sermons of all kinds.")
     taken = [Decision("block", "moby", ISHMAEL)]
@@ -58,8 +62,26 @@ def test_the_later_decision_holds() -> None:
 
 def test_evidence_that_is_gone_goes_and_takes_a_persona_without_any_with_it() -> None:
     both = persona("Ishmael", "r1", "r2")
-    assert decided([], [Decision("pin", "moby", both)], {"r2"}, never)[0].evidence == ("r2",)
+    assert decided([both], [Decision("pin", "moby", both)], {"r2"}, never)[0].evidence == ("r2",)
     assert decided([AHAB], [Decision("pin", "moby", both)], set(), never) == ()
+
+
+def test_words_out_of_a_review_that_is_gone_do_not_come_back() -> None:
+    both = persona("Ishmael", "r1", "r2")
+    partly = edited("moby", both, "Narrator", both.description, "Survives to tell it.")
+    wholly = edited("moby", both, "Narrator", "Tells the tale.", "Survives to tell it.")
+    assert decided([QUEEQUEG], [Decision("pin", "moby", both)], {"r1", "r3"}, always) == (QUEEQUEG,)
+    assert decided([], [Decision("edit", "moby", both, partly)], {"r1"}, never) == ()
+    assert [p.name for p in decided([], [Decision("edit", "moby", both, wholly)], {"r1"}, never)] == ["Narrator"]
+
+
+def test_a_later_decision_takes_the_place_of_what_an_edit_made() -> None:
+    first, second = (edited("moby", ISHMAEL, name, "Tells the tale.", "Survives.") for name in ("First", "Second"))
+    to_first, to_second = Decision("edit", "moby", ISHMAEL, first), Decision("edit", "moby", ISHMAEL, second)
+    assert decided([ISHMAEL], [to_first, to_second], None, never) == (second,)
+    assert decided([ISHMAEL], [to_first, Decision("pin", "moby", ISHMAEL)], None, never) == (ISHMAEL,)
+    assert decided([ISHMAEL], [to_first, Decision("block", "moby", ISHMAEL)], None, never) == ()
+    assert decided([ISHMAEL], [to_first, Decision("edit", "moby", first, second)], None, never) == (second,)
 
 
 CREW = st.sampled_from([ISHMAEL, AHAB, QUEEQUEG])
