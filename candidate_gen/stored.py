@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.sparse import csr_matrix
 
+from candidate_gen.directories import replacing
 from candidate_gen.errors import CandidateModelError, ConfigurationError
 from candidate_gen.interactions import Interactions
 
@@ -61,11 +61,8 @@ def write(stored: StoredModel, path: Path) -> None:
     target = path.resolve()
     _refuse_to_replace_others(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-            fresh = Path(scratch) / "new"
+        with replacing(target) as fresh:
             _fill(fresh, stored)
-            _put_in_place(fresh, target, stale=Path(scratch) / "old")
     except OSError as error:
         raise ConfigurationError(
             f"model path {path} cannot be written ({error}): choose a directory that is writable and has room"
@@ -101,7 +98,6 @@ def _refuse_to_replace_others(target: Path) -> None:
 
 
 def _fill(directory: Path, stored: StoredModel) -> None:
-    directory.mkdir()
     interactions = stored.interactions
     matrix = interactions.matrix
     np.savez(directory / ARRAYS, allow_pickle=False, indptr=matrix.indptr, indices=matrix.indices, **stored.arrays)
@@ -118,18 +114,6 @@ def _fill(directory: Path, stored: StoredModel) -> None:
         sha256={name: _sha256((directory / name).read_bytes()) for name in (ARRAYS, IDS)},
     )
     (directory / META).write_text(meta.model_dump_json(indent=2), encoding="utf-8")
-
-
-def _put_in_place(fresh: Path, target: Path, stale: Path) -> None:
-    # A rename cannot replace a directory that has files, so the old model steps aside first.
-    try:
-        if target.exists():
-            target.rename(stale)
-        fresh.rename(target)
-    except BaseException:
-        if stale.exists() and not target.exists():
-            stale.rename(target)
-        raise
 
 
 def _read_meta(path: Path) -> _Meta:

@@ -6,13 +6,12 @@ reading. `training/` is there while a training runs.
 """
 
 import json
-import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from candidate_gen.directories import replacing
 from offline.encoder_card import card
 from offline.errors import ConfigurationError
 from offline.train_encoder import TrainedEncoder
@@ -30,11 +29,23 @@ def state_of(path: Path) -> StateFile:
 
 def require_place(path: Path) -> None:
     """Raise ConfigurationError if `path` holds anything but a trained encoder, or a training of one."""
+    if path.resolve() == Path.cwd():
+        raise ConfigurationError(f"--out {path} is the current directory, which would be replaced: name one in it")
     if not path.exists():
         return
     entries = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if entries and entries != {STATES} and META not in entries:
-        raise ConfigurationError(f"--out {path} holds something else than a trained encoder: choose a new directory")
+    if others := entries - {STATES} - _written(path):
+        raise ConfigurationError(
+            f"--out {path} holds something else than a trained encoder ({min(others)}): choose a new directory"
+        )
+
+
+def _written(path: Path) -> set[str]:
+    """Return the names that the training of the encoder in a directory wrote there."""
+    try:
+        return set(json.loads((path / META).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def write(trained: TrainedEncoder, data: TrainingData, base: str, path: Path) -> None:
@@ -44,22 +55,21 @@ def write(trained: TrainedEncoder, data: TrainingData, base: str, path: Path) ->
     Raises ConfigurationError if the directory cannot be written.
     """
     name = Path(base).name if Path(base).is_dir() else base  # where it lay on this machine is nobody's business
-    fresh, old = (path.with_name(f"{path.name}.{what}") for what in ("writing", "old"))
     try:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        (fresh / META).write_text(json.dumps(_meta(trained, data, name), indent=2) + "\n", encoding="utf-8")
-        (fresh / CARD).write_text(card(trained, data, name, PLOT), encoding="utf-8")
-        curve = Curve("as trained", trained.points)
-        (fresh / PLOT).write_bytes(plot([curve], curve))
-        trained.lora.merge_and_save(fresh, name)
-        if path.exists():
-            os.replace(path, old)  # noqa: PTH105 - named for what it promises: atomic
-        os.replace(fresh, path)  # noqa: PTH105
-        shutil.rmtree(old, ignore_errors=True)
+        with replacing(path) as fresh:
+            _fill(fresh, trained, data, name)
     except (OSError, SafetensorError) as error:
         raise ConfigurationError(f"the encoder cannot be written to {path}: {error}") from error
+
+
+def _fill(fresh: Path, trained: TrainedEncoder, data: TrainingData, base: str) -> None:
+    (fresh / CARD).write_text(card(trained, data, base, PLOT), encoding="utf-8")
+    curve = Curve("as trained", trained.points)
+    (fresh / PLOT).write_bytes(plot([curve], curve))
+    trained.lora.merge_and_save(fresh, base)
+    files = sorted([META, *(entry.name for entry in fresh.iterdir())])
+    meta = _meta(trained, data, base) | {"files": files}
+    (fresh / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 def _meta(trained: TrainedEncoder, data: TrainingData, base: str) -> dict[str, object]:

@@ -214,13 +214,20 @@ def test_other_weights_are_another_space_and_the_kept_adapter_decides_nothing(wr
     assert load_encoder(str(written)).space == space
 
 
-def test_something_else_is_never_written_over(tmp_path: Path, written: Path) -> None:
+def test_something_else_is_never_written_over(tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "thesis.tex").touch()
     for path in (tmp_path, tmp_path / "thesis.tex"):
         with pytest.raises(ConfigurationError, match="holds something else than a trained encoder"):
             encoder_files.require_place(path)
     for path in (tmp_path / "new", written):
         encoder_files.require_place(path)
+    (written / "notes.txt").touch()
+    with pytest.raises(ConfigurationError, match=r"notes\.txt"):
+        encoder_files.require_place(written)
+    (written / "notes.txt").unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="is the current directory"):
+        encoder_files.require_place(Path())
 
 
 def test_a_model_without_a_transformer_is_named(model: Path) -> None:
