@@ -107,5 +107,5 @@ def drop_old(store: MilvusPersonaStore, keep: int) -> None:
     versions = store.versions()
     used = next((version.name for version in versions if version.in_use), "")
     older = [version.name for version in versions if version.name < used]
-    for name in older[: len(older) - keep]:
+    for name in older[: max(0, len(older) - keep)]:
         store.drop(name)

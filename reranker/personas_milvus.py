@@ -265,12 +265,17 @@ def _milvus_manifest(manifest: Manifest, space: str) -> dict[str, Any]:
         "generation": manifest.generation,
         "space": space,
         "row_ids": list(manifest.row_ids),
-        "title": manifest.title,
-        "summary": manifest.summary,
+        "title": _fitting(manifest.title),
+        "summary": _fitting(manifest.summary),
         "vector": manifest.interaction_vector,
         "fingerprint": manifest.fingerprint,
         "deleted": manifest.deleted,
     }
+
+
+def _fitting(text: str) -> str:
+    """Return as much of a text as Milvus takes: one description of a book's length must not stop a publish."""
+    return text.encode()[:TEXT_BYTES].decode(errors="ignore")
 
 
 def _manifest(row: dict[str, Any]) -> Manifest:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,15 @@ def test_an_item_without_personas_is_loaded_with_its_summary(
     index = load(version)
     assert told(index)["cold"][1] == [(b"", NORTH.tolist())]
     assert (index.single.arrays.offsets.tolist(), index.persona_count) == ([0, 1, 3], 2)
+
+
+def test_a_text_that_is_longer_than_milvus_takes_is_cut(store: MilvusPersonaStore, version: str, load: Load) -> None:
+    long = item_without_personas("long", NORTH)
+    book = replace(long.manifest, summary="é" * 40_000)
+    store.publish(version, SPACE, [IndexedItem(book, long.rows), item("other", [EAST])])
+    assert set(told(load(version))) == {"long", "other"}
+    summaries = {manifest.item_id: manifest.summary for manifest, _ in store.manifests(version, vectors=False)}
+    assert summaries["long"] == "é" * 32_767
 
 
 def test_a_deleted_item_is_gone_but_its_generation_counts(store: MilvusPersonaStore, version: str, load: Load) -> None:

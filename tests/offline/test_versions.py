@@ -80,6 +80,11 @@ def test_a_rebuild_takes_along_what_others_publish_meanwhile_and_old_versions_go
     assert oldest not in {version.name for version in store.versions()}
 
 
+def test_fewer_versions_than_are_kept_all_stay(store: MilvusPersonaStore, few: tuple[Document, ...]) -> None:
+    published = [publish(few[:1], store, ONE, rebuild=True, keep_versions=3).version for _ in range(3)]
+    assert [version.name for version in store.versions()] == published
+
+
 def test_a_version_that_is_not_what_was_published_is_not_put_in_use(
     store: MilvusPersonaStore, few: tuple[Document, ...]
 ) -> None:
