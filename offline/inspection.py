@@ -167,7 +167,8 @@ def _aligned(dataset: Dataset, found: Sequence[ItemPersonas], titles: dict[str, 
     places = {p.persona_id: place for personas in by_item.values() for place, p in enumerate(personas, start=1)}
     names = {p.persona_id: p.name for personas in by_item.values() for p in personas}
     alignments = [(alignment.item_id, alignment.persona_id) for alignment in dataset.alignments()]
-    known = [(item_id, chosen) for item_id, chosen in alignments if chosen in places and item_id in by_item]
+    owners = {p.persona_id: item_id for item_id, personas in by_item.items() for p in personas}
+    known = [(item_id, chosen) for item_id, chosen in alignments if owners.get(chosen) == item_id]
     chosen = Counter(known)
     at_place = Counter(places[persona_id] for _, persona_id in known)
     expected: dict[int, float] = defaultdict(float)

@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,9 +83,8 @@ def _svg(title: str, draw: Draw) -> Markup:
         r"\1\2",
         svg[svg.index("<svg") :],
     )
-    labelled = body.replace("<svg ", '<svg role="img" aria-label="{}" ', 1)
     # Only numbers and our own words are drawn, so the SVG is safe; the label is escaped.
-    return Markup(labelled).format(title) if "{" not in body else Markup(body)  # noqa: S704
+    return Markup(body.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1))  # noqa: S704
 
 
 def _bars(axes: Axes, values: Sequence[int], what: str, of: str) -> None:

@@ -21,6 +21,9 @@ MEASURES = {"HR": Success, "MRR": RR, "NDCG": nDCG}
 # Intervals to about a twentieth of their width; more moves the third digit.
 RESAMPLES = 2000
 
+HELD_VALUES = 1_000_000
+"""Of resamples at a time, 8 bytes each and held a few times over: all resamples of 100,000 users would be 14 GB."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -94,6 +97,7 @@ def _summary(ranker: str, metric: str, k: int, values: Mapping[Query, float], se
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
+        batch=_batch(len(sums)),
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -119,9 +123,15 @@ def _comparison(
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
+        batch=_batch(len(sums)),
         rng=np.random.default_rng(seed),
     )
     return Comparison(ranker, against, metric, k, float((mine - theirs).mean()), float(tested.pvalue))
+
+
+def _batch(users: int) -> int:
+    """Return how many resamples to hold at a time."""
+    return max(1, HELD_VALUES // max(1, users))
 
 
 def _by_user(values: Mapping[Query, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -33,6 +33,7 @@ def dataset(tmp_path: Path) -> Dataset:
     second = persona("b", "Sailor", "r2")
     write_jsonl(tmp_path / "personas.jsonl", [ItemPersonas("a", (a,)), ItemPersonas("b", (b, second))])
     chosen = [("a", a.persona_id), ("b", second.persona_id), ("b", second.persona_id), ("b", "b:gone")]
+    chosen.append(("a", b.persona_id))
     write_jsonl(tmp_path / "alignments.jsonl", [Alignment("u", item, p, "") for item, p in chosen])
     (tmp_path / "rejects.jsonl").write_text(
         '{"file": "personas", "line": 0, "reason": "no evidence: 3", "raw": ""}\n'
@@ -64,7 +65,7 @@ def test_figures(found: Inspection) -> None:
 
 def test_alignments_by_place_beside_what_chance_gives(found: Inspection) -> None:
     assert found.aligned is not None
-    assert (found.aligned.judged, found.aligned.unknown) == (3, 1)
+    assert (found.aligned.judged, found.aligned.unknown) == (3, 2)
     assert found.aligned.by_position == ((1, 1, 2.0), (2, 2, 1.0))
     assert (found.aligned.never, found.aligned.candidates) == (1, 3)
 
@@ -73,6 +74,7 @@ def test_the_page_needs_nothing_else_and_holds_no_markup_of_the_dataset(found: I
     page = rendered(found)
     assert "<script" not in page
     assert "<img" not in page
+    assert page.count('<svg role="img" aria-label="') == page.count("<svg ") > 0
     assert not re.search(r'(?:src|href)="(?!#)', page.replace("xlink:href", "href"))
     assert "{0} {{ 7 * 7 }}" in page
     assert rendered(found) == page, "the same figures give the same file"
