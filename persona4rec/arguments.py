@@ -129,7 +129,8 @@ def _numbers(flag: str, text: str) -> list[int]:
 def candidates(text: str, user_id: str) -> list[tuple[str, float | None]]:
     """Parse item ids with commas between them, or read a CSV file of item_id[,score]; rows of others are left out."""
     path = Path(text)
-    if not path.is_file():
+    # Not path.is_file(): a list of ids is soon too long for a file's name, which raises there.
+    if not os.path.isfile(text):  # noqa: PTH113
         if path.suffix == ".csv":
             raise ConfigurationError(f"--candidates {text} is not a file")
         return [(item_id.strip(), None) for item_id in text.split(",")]

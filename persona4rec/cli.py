@@ -73,7 +73,20 @@ AdapterPath = Annotated[
 Histories = Annotated[str, typer.Option(help="The user histories: a SQLite file, or redis://HOST:PORT/DB.")]
 MaxBadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")]
 Server = Annotated[str, typer.Option(help="Where `persona4rec serve` listens.")]
-User = Annotated[str, typer.Option(help="Whose profile to rank by.")]
+
+
+def _text(value: str) -> str:
+    """Refuse what the shell passed on as it was, but no message can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter(f"{value!r} is not UTF-8") from error
+    return value
+
+
+User = Annotated[str, typer.Option(help="Whose profile to rank by.", callback=_text)]
+MOST_SHOWN = 2**31 - 1
+"""What the request's field holds."""
 Tls = Annotated[
     bool, typer.Option("--tls", envvar="PERSONA4REC_CLIENT_TLS", help="Encrypt, and trust public authorities.")
 ]
@@ -241,7 +254,7 @@ def rerank(
             help="Item ids with commas between them, or a CSV file with item_id[,score] or user_id,item_id[,score]."
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="How many items to show; 0: all.")] = 10,
+    top_k: Annotated[int, typer.Option(min=0, max=MOST_SHOWN, help="How many items to show; 0: all.")] = 10,
     fusion_weight: Annotated[
         float | None, typer.Option(help="Share of the persona score, 0 to 1.", show_default="the server's")
     ] = None,
@@ -271,7 +284,7 @@ def rerank(
 @app.command()
 def recommend(
     user: User,
-    n: Annotated[int, typer.Option("--n", help="How many items to show.")] = 10,
+    n: Annotated[int, typer.Option("--n", min=0, max=MOST_SHOWN, help="How many items to show.")] = 10,
     fusion_weight: Annotated[
         float | None, typer.Option(help="Share of the persona score, 0 to 1.", show_default="the server's")
     ] = None,

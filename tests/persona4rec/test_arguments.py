@@ -35,6 +35,8 @@ def file(tmp_path: Path) -> Path:
 
 def test_candidates_may_be_written_on_the_command_line() -> None:
     assert arguments.candidates("dune, emma", "u") == [("dune", None), ("emma", None)]
+    many = [f"item-{number:04}" for number in range(100)]
+    assert arguments.candidates(",".join(many), "u") == [(item_id, None) for item_id in many]
 
 
 def test_candidates_of_a_file_have_scores_where_it_says_so(file: Path) -> None:
