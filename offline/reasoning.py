@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from offline.calls import Call, estimated_input_tokens
 from offline.errors import EndpointError
 from offline.llm import LlmClient
+from offline.llm_cache import ResponseCache
 from offline.progress import Progress
 from offline.replies import Reason, Rejected
 from offline.stages import Made, Problem, Stage
@@ -20,8 +21,10 @@ PASSING = frozenset({Reason.UNREACHABLE, Reason.UNSAVED, Reason.UNASKED})
 class Reasoning:
     """Asks an LLM, or does without one where `client` is None. `meanwhile` is called while answers are waited for."""
 
-    def __init__(self, client: LlmClient | None, metrics: WorkerMetrics) -> None:
+    def __init__(self, client: LlmClient | None, metrics: WorkerMetrics, cache: ResponseCache | None = None) -> None:
+        """`cache`: the replies of the client, or of the one that there once was."""
         self.client = client
+        self._cache = cache
         self.meanwhile: Callable[[], None] = lambda: None
         self._metrics = metrics
 
@@ -45,8 +48,8 @@ class Reasoning:
 
     def forget(self, tag: str) -> None:
         """Forget every reply that carries a tag. Raises ResponseCacheError."""
-        if self.client is not None:
-            self.client.cache.forget(tag)
+        if self._cache is not None:
+            self._cache.forget(tag)
 
     def _answers(self, stage: Stage[Any, Any], calls: Sequence[Sequence[Call[Any]]]) -> list[list[Any]]:
         """Return what came of the calls of each subject."""

@@ -5,9 +5,7 @@ asks for later (a summary, personas, the index) is noted in the state with it. S
 and what is repeated finds its reply in the cache, its row in the state, its manifest in the index.
 """
 
-import json
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,26 +30,19 @@ from offline.worker_metrics import WorkerMetrics
 from offline.worker_settings import WorkerSettings
 from offline.worker_state import KnownItem, WorkerState
 from reranker.dead_letters import DeadLetter, DeadLetters
-from reranker.errors import (
-    BrokerUnavailableError,
-    IndexBusyError,
-    IndexUnavailableError,
-    InvalidEventError,
-    Persona4RecError,
-)
+from reranker.erased_letters import is_erased
+from reranker.errors import BrokerUnavailableError, IndexBusyError, IndexUnavailableError, Persona4RecError
 from reranker.group_member import GroupMember, Taken, delays
 from reranker.health import Health
-from reranker.kafka import ANSWER_SECONDS, ASPECTS, KafkaSettings, producer
-from reranker.payloads import json_of
+from reranker.kafka import ASPECTS, KafkaSettings
 from reranker.records import Vector
+from reranker.sending import Message, Sender
 from reranker.v1 import events_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 # Aspects of one batch go out together.
 LINGER_SECONDS = 0.02
-
-_USER = re.compile(r'"user_?[iI]d"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 PASSING: tuple[type[Persona4RecError], ...] = (
     WorkerStateError, LlmError, DatasetError, BrokerUnavailableError, IndexUnavailableError, IndexBusyError,
@@ -81,23 +72,21 @@ class Worker(GroupMember):
         replay_from: int | None = None,
     ) -> None:
         """`replay_from`: milliseconds since the epoch, 0 for the beginning; None: where the group left off."""
-        super().__init__(consumer, metrics, health, kafka, replay_from)
+        super().__init__(consumer, letters, metrics, health, kafka, replay_from)
         self._state = state
         self._reasoning = reasoning
         self._stage = aspects
         self._refresh = refresh
         self._embedder = embedder
-        self._letters = letters
         self._counts = metrics
         self._settings = settings
-        self._made_producer: Any = None
+        self._sender = Sender(kafka, LINGER_SECONDS)
         self._delays = delays()
         self._wait_until = 0.0
         reasoning.meanwhile = self.keep_place
 
     def close(self) -> None:
-        if self._made_producer:
-            self._made_producer.close(timeout=ANSWER_SECONDS)
+        self._sender.close()
 
     def take(self, records: list[Any]) -> Taken:
         # What an earlier batch asked for comes first, also after a crash between the two.
@@ -161,7 +150,7 @@ class Worker(GroupMember):
                 continue
             if unsent := self._state.unsent(item_id):
                 self._send(known, unsent)
-                self._state.mark_sent(one.review_id for one in unsent)
+                self._state.mark_sent(unsent)
                 self._counts.aspects_sent.inc(len(unsent))
 
     def _send(self, known: KnownItem, unsent: Sequence[ReviewAspects]) -> None:
@@ -170,14 +159,10 @@ class Worker(GroupMember):
         vectors = self._embedder.interactions(texts)
         topic = self._kafka.topic(ASPECTS)
         try:
-            if self._made_producer is None:
-                self._made_producer = producer(self._kafka, LINGER_SECONDS)
-            sent = [
-                self._made_producer.send(topic, _record(one, vector, self._embedder.space), str(one.user_id).encode())
+            self._sender.send(
+                Message(topic, _record(one, vector, self._embedder.space), str(one.user_id).encode())
                 for one, vector in zip(unsent, vectors, strict=True)
-            ]
-            for one in sent:
-                one.get(ANSWER_SECONDS)
+            )
         except KafkaError as error:
             raise BrokerUnavailableError(f"cannot write to {topic}: {type(error).__name__}") from error
 
@@ -189,25 +174,10 @@ class Worker(GroupMember):
         for erasure in erasures:
             self._reasoning.forget(user_tag(erasure.user_id))
         self._state.forget_pages()
-        self._letters.discard([letter for letter in self._letters.pending(TOPICS) if self._is_erased(letter)])
+        self._letters.discard(list(self._letters.pending(TOPICS, self._is_erased)))
 
     def _is_erased(self, letter: DeadLetter) -> bool:
-        """Return whether a letter is of a user who was erased after it was sent."""
-        user_id = user_of(letter, self._kafka.topic_prefix)
-        return user_id is not None and letter.timestamp <= self._state.erased_until(user_id)
-
-
-def user_of(letter: DeadLetter, topic_prefix: str = "") -> str | None:
-    """Return whose words a dead letter holds, as far as it says so; its value need not be JSON."""
-    try:
-        value = json_of(letter.topic.removeprefix(topic_prefix), letter.value, letter.headers)
-    except InvalidEventError:
-        value = letter.value
-    found = _USER.search((value or b"").decode(errors="replace"))
-    try:
-        return str(json.loads(found[1])) if found else None
-    except ValueError:
-        return None
+        return is_erased(letter, self._state.erased_until, self._kafka.topic_prefix)
 
 
 def _record(found: ReviewAspects, vector: Vector, space: str) -> bytes:

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
+from itertools import chain
 
 from offline.adapter_files import load_embedder
 from offline.aspects import AspectsStage
@@ -12,6 +13,7 @@ from offline.domains import load_domain
 from offline.encoder import Embedder, Encoder, load_encoder
 from offline.evidence import PIECE_CHARACTERS
 from offline.item_publisher import ItemPublisher
+from offline.llm_cache import CACHE_FILE, ResponseCache
 from offline.llm_settings import LlmSettings, NoLlm, llm_source
 from offline.personas import PersonasStage
 from offline.publish import documents
@@ -102,8 +104,11 @@ def seed(state: WorkerState, dataset: Dataset) -> None:
             state.seed_reviews(batch)
             batch = []
     state.seed_reviews(batch)
+    erased = state.erased_reviews(chain(dataset.reviews(), dataset.aspects()))
     for document in documents(dataset):
-        state.seed(document.item, document.summary, document.personas)
+        # The dataset may be older than an erasure, and an item of it new here.
+        personas = [persona for persona in document.personas if erased.isdisjoint(persona.evidence)]
+        state.seed(document.item, document.summary, personas)
 
 
 def _reviews(dataset: Dataset) -> Iterator[tuple[Review, ReviewAspects]]:
@@ -131,17 +136,19 @@ def _encoders(settings: WorkerSettings) -> tuple[Encoder, Embedder]:
 @contextmanager
 def _reasoning(settings: WorkerSettings, llm: LlmSettings, metrics: WorkerMetrics) -> Iterator[Reasoning]:
     source = llm_source(settings.llm)
+    replies = settings.state.with_name(CACHE_FILE)
     if isinstance(source, NoLlm):
-        yield Reasoning(None, metrics)
+        # Of a time with an LLM: erasures reach them, too.
+        with ResponseCache(replies) if replies.exists() else nullcontext() as cache:
+            yield Reasoning(None, metrics, cache)
         return
     # Here, because they take seconds to load, and most tests and demos do without.
     from offline.endpoints import opened
     from offline.llm import LlmClient
-    from offline.llm_cache import CACHE_FILE, ResponseCache
 
     bounded = llm.model_copy(update={"patience_seconds": min(llm.patience_seconds, PATIENCE_SECONDS)})
-    with ResponseCache(settings.state.with_name(CACHE_FILE)) as cache, opened(source, bounded) as endpoint:
-        yield Reasoning(LlmClient(endpoint, cache, bounded), metrics)
+    with ResponseCache(replies) as cache, opened(source, bounded) as endpoint:
+        yield Reasoning(LlmClient(endpoint, cache, bounded), metrics, cache)
 
 
 @contextmanager

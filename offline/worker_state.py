@@ -11,7 +11,7 @@ back; an erased user's rows go altogether, and the fence (hash, time) keeps them
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,8 @@ WHERE (excluded.event_time, excluded.content) > (event_time, content)
 """
 # The quiet time starts anew with every change, up to a most since the first; what is due earlier stays so.
 _DUE = """
-INSERT INTO due VALUES (?1, ?2, ?3, ?4, ?5, ?7, 1) ON CONFLICT (item_id) DO UPDATE SET
-    topic = ?2, partition = ?3, withdrawn = max(withdrawn, ?7), changes = changes + 1,
+INSERT INTO due VALUES (?1, ?2, ?3, ?4, ?5, ?7, random()) ON CONFLICT (item_id) DO UPDATE SET
+    topic = ?2, partition = ?3, withdrawn = max(withdrawn, ?7), changes = random(),
     at = CASE WHEN ?5 <= ?4 THEN min(at, ?5) WHEN at <= since THEN at ELSE min(since + ?6, ?5) END
 """
 _READY = """
@@ -89,6 +89,10 @@ FROM aspects a JOIN reviews r USING (review_id) WHERE r.item_id = ? AND a.slots 
 _UNSENT = """
 SELECT r.review_id, r.item_id, r.user_id, r.rating, r.event_time, a.slots FROM aspects a JOIN reviews r
 USING (review_id) WHERE r.item_id = ? AND a.slots IS NOT NULL AND NOT a.sent ORDER BY a.review_id
+"""
+_MARK_SENT = """
+UPDATE aspects SET sent = 1 WHERE review_id = ?1 AND slots = ?2
+AND EXISTS (SELECT 1 FROM reviews WHERE review_id = ?1 AND event_time = ?3 AND rating IS ?4)
 """
 
 _ITEM = TypeAdapter(Item)
@@ -114,7 +118,8 @@ class Due:
     withdrawn: bool
     """A persona had to go with a review that is gone."""
     changes: int
-    """So that a change that comes meanwhile is not lost."""
+    """A random number that each change draws, so that one that comes meanwhile is not lost: neither here, nor where
+    another process has done with the item by then, and it is due anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +200,15 @@ class WorkerState:
                 if at <= self._fence(review.user_id):
                     continue
                 if connection.execute("INSERT OR IGNORE INTO reviews VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount:
-                    slots = json.dumps(aspects.aspects, ensure_ascii=False)
-                    connection.execute("INSERT INTO aspects VALUES (?, ?, NULL, 1, 1)", (review.review_id, slots))
+                    found_in = (review.review_id, _slots(aspects.aspects))
+                    connection.execute("INSERT INTO aspects VALUES (?, ?, NULL, 1, 1)", found_in)
+
+    def erased_reviews(self, reviews: Iterable[Review | ReviewAspects]) -> frozenset[str]:
+        """Return those of the reviews whose users are erased, by id."""
+        with self._doing("read"):
+            if self._connection.execute("SELECT 1 FROM fences LIMIT 1").fetchone() is None:
+                return frozenset()
+            return frozenset(one.review_id for one in reviews if (one.timestamp or 0) <= self._fence(one.user_id or ""))
 
     def erased_until(self, user_id: str) -> int:
         """Return the time up to which a user is erased, milliseconds since the epoch; -1 for no erasure."""
@@ -215,7 +227,7 @@ class WorkerState:
 
     def keep_aspects(self, review: Review, slots: dict[str, str | None] | None, vector: Vector | None) -> bool:
         """Store what was extracted of a review, None for nothing; return whether it still is the review it was."""
-        text = None if slots is None else json.dumps(slots, ensure_ascii=False)
+        text = None if slots is None else _slots(slots)
         same, own = "FROM reviews WHERE review_id = ? AND content = ?", (review.review_id, _content(review))
         with self._writing() as connection:
             row = (text, _blob(vector), *own)
@@ -231,9 +243,11 @@ class WorkerState:
             for review_id, item_id, user_id, rating, at, slots in rows
         ]
 
-    def mark_sent(self, review_ids: Iterable[str]) -> None:
+    def mark_sent(self, told: Iterable[ReviewAspects]) -> None:
+        """Note that histories were told of aspects, where these are still what `unsent` gave."""
+        rows = [(one.review_id, _slots(one.aspects), one.timestamp, one.rating) for one in told]
         with self._writing() as connection:
-            connection.executemany("UPDATE aspects SET sent = 1 WHERE review_id = ?", [(one,) for one in review_ids])
+            connection.executemany(_MARK_SENT, rows)
 
     # ---- items -------------------------------------------------------------------------------------------------------
 
@@ -453,6 +467,10 @@ class WorkerState:
             yield
         except (sqlite3.Error, OSError) as error:
             raise WorkerStateError(f"cannot {what} the worker's state in {self.path}: {error}") from error
+
+
+def _slots(aspects: Mapping[str, str | None]) -> str:
+    return json.dumps(aspects, ensure_ascii=False)
 
 
 def _piece(row: tuple[Any, ...], low: float) -> Piece:

@@ -42,7 +42,11 @@ def whole_letter(letter: DeadLetter) -> RenderableType:
 
 
 def _moment(letter: DeadLetter) -> str:
-    return f"{datetime.fromtimestamp(letter.timestamp / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    try:
+        return f"{datetime.fromtimestamp(letter.timestamp / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):
+        # A producer may stamp its records with anything, e.g. microseconds.
+        return str(letter.timestamp)
 
 
 def _text(value: bytes | None) -> Text:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,8 @@ def produce(file: Path, topic: str, settings: KafkaSettings, rate: float | None 
             f"cannot write to Kafka at {settings.bootstrap}: {type(error).__name__}"
         ) from error
     finally:
-        events.close(timeout=FLUSH_SECONDS)
+        with suppress(KafkaError):
+            events.close(timeout=FLUSH_SECONDS)
     return ProduceReport(sent, len(reasons), next(iter(reasons), ""), time.monotonic() - started)
 
 

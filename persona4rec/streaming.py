@@ -28,7 +28,7 @@ Bootstrap = Annotated[
 ]
 Replay = Annotated[
     str | None,
-    typer.Option(help="Start at: committed, earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
+    typer.Option(help="Go back to: earliest, 2h (ago), or a time in ISO 8601.", show_default="committed"),
 ]
 LetterIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="As `dlq list` shows them: topic/partition/offset.")

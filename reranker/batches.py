@@ -8,7 +8,7 @@ from typing import Any
 
 from reranker.dead_letters import DeadLetter, dead_letter
 from reranker.errors import InvalidEventError
-from reranker.events import Erase, UserChange, read_change
+from reranker.events import LATEST_TIME, Erase, UserChange, read_change
 from reranker.payloads import json_of
 from reranker.records import Update
 
@@ -49,5 +49,5 @@ def sort_out(records: Iterable[Any], topic_prefix: str = "") -> Batch:
 
 
 def sent_at(record: Any) -> int:
-    """Return a record's timestamp, milliseconds since the epoch; now, for a record of a format that has none."""
-    return int(record.timestamp) if record.timestamp > 0 else time.time_ns() // 1_000_000
+    """Return a record's timestamp, milliseconds since the epoch; now, if it has none, or one that is no time."""
+    return int(record.timestamp) if 0 < record.timestamp <= LATEST_TIME else time.time_ns() // 1_000_000

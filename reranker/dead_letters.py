@@ -6,17 +6,18 @@ what is settled, which the erasure of a user needs. The value is the original's,
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 
 from reranker.errors import BrokerUnavailableError
-from reranker.kafka import ANSWER_SECONDS, DLQ_SUFFIX, KafkaSettings, producer, reader
+from reranker.kafka import ANSWER_SECONDS, DLQ_SUFFIX, KafkaSettings, reader
+from reranker.sending import Headers, Message, Sender
 
-Headers = tuple[tuple[str, bytes], ...]
+Kept = TypeVar("Kept")
 
 # All of ours begin so; every other header is the original's.
 _PREFIX = "dlq."
@@ -69,51 +70,64 @@ class DeadLetters:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._made_producer: Any = None
+        self._sender = Sender(settings)
 
     def close(self) -> None:
-        if self._made_producer:
-            self._made_producer.close(timeout=ANSWER_SECONDS)
+        self._sender.close()
 
     def put(self, letters: Collection[DeadLetter]) -> None:
         """Write dead letters; they are acknowledged by all replicas when this returns."""
         self._send(
-            _Message(_dlq(letter.topic), letter.letter_id.encode(), letter.value, _headers(letter))
-            for letter in letters
+            Message(_dlq(letter.topic), letter.value, letter.letter_id.encode(), _headers(letter)) for letter in letters
         )
 
-    def pending(self, topics: Iterable[str]) -> Iterator[DeadLetter]:
-        """Yield the dead letters of input topics that nobody has settled, topic by topic, in their order there."""
+    def pending(
+        self, topics: Iterable[str], wanted: Callable[[DeadLetter], bool] | None = None
+    ) -> Iterator[DeadLetter]:
+        """Yield the dead letters of input topics that nobody has settled, topic by topic, in their order there.
+
+        Only those that are `wanted`, if that is given; memory holds these of one topic.
+        """
+
+        def kept(record: Any) -> DeadLetter | None:
+            letter = _read(record)
+            return letter if wanted is None or wanted(letter) else None
+
         for topic in topics:
-            yield from self._pending(_dlq(self._settings.topic(topic)))
+            letters = filter(None, self._unsettled(topic, kept).values())
+            yield from sorted(letters, key=lambda letter: (letter.partition, letter.offset))
+
+    def count(self, topic: str) -> int:
+        """Return how many dead letters of an input topic nobody has settled; memory holds their ids."""
+        return len(self._unsettled(topic, lambda _: None))
 
     def discard(self, letters: Collection[DeadLetter]) -> None:
         """Settle dead letters without doing anything with them."""
-        self._send(_Message(_dlq(letter.topic), letter.letter_id.encode(), None) for letter in letters)
+        self._send(Message(_dlq(letter.topic), None, letter.letter_id.encode()) for letter in letters)
 
     def redrive(self, letters: Collection[DeadLetter]) -> None:
         """Send dead letters to where they were, as they were, then settle them."""
         self._send(
-            _Message(letter.topic, letter.key, letter.value, letter.headers, letter.timestamp) for letter in letters
+            Message(letter.topic, letter.value, letter.key, letter.headers, letter.timestamp) for letter in letters
         )
         self.discard(letters)
 
-    def _pending(self, topic: str) -> Iterator[DeadLetter]:
-        unsettled: dict[bytes, DeadLetter] = {}
+    def _unsettled(self, topic: str, kept: Callable[[Any], Kept]) -> dict[bytes, Kept]:
+        """Return what is kept of the unsettled records of an input topic's DLQ, by their keys."""
+        dlq = _dlq(self._settings.topic(topic))
+        unsettled: dict[bytes, Kept] = {}
         try:
-            for record in _all_records(self._settings, topic):
+            for record in _all_records(self._settings, dlq):
                 unsettled.pop(record.key, None)
                 if _is_dead_letter(record):
-                    unsettled[record.key] = _read(record)
+                    unsettled[record.key] = kept(record)
         except KafkaError as error:
-            raise BrokerUnavailableError(f"cannot read {topic}: {type(error).__name__}") from error
-        yield from sorted(unsettled.values(), key=lambda letter: (letter.partition, letter.offset))
+            raise BrokerUnavailableError(f"cannot read {dlq}: {type(error).__name__}") from error
+        return unsettled
 
-    def _send(self, messages: Iterable["_Message"]) -> None:
+    def _send(self, messages: Iterable[Message]) -> None:
         try:
-            sent = [self._producer.send(m.topic, m.value, m.key, list(m.headers), None, m.timestamp) for m in messages]
-            for one in sent:
-                one.get(ANSWER_SECONDS)
+            self._sender.send(messages)
         except MessageSizeTooLargeError as error:
             raise BrokerUnavailableError(
                 f"a dead letter is larger than its topic takes: raise max.message.bytes of the {DLQ_SUFFIX} topics "
@@ -123,22 +137,6 @@ class DeadLetters:
             raise BrokerUnavailableError(
                 f"cannot write to Kafka at {self._settings.bootstrap}: {type(error).__name__}"
             ) from error
-
-    @property
-    def _producer(self) -> Any:
-        # Made when the first letter is written: most consumers never write one.
-        if self._made_producer is None:
-            self._made_producer = producer(self._settings)
-        return self._made_producer
-
-
-class _Message(NamedTuple):
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-    timestamp: int | None = None
-    """Milliseconds since the epoch; None: now."""
 
 
 def _dlq(topic: str) -> str:

@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 from kafka import ConsumerRebalanceListener, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import CorruptRecordError, KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from reranker.batches import sent_at
+from reranker.dead_letters import DeadLetters
+from reranker.errors import BrokerUnavailableError
 from reranker.group_metrics import GroupMetrics
 from reranker.health import Health
 from reranker.kafka import KafkaSettings
+from reranker.unreadable import unreadable
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class GroupMember(ABC):
     def __init__(
         self,
         consumer: Any,
+        letters: DeadLetters,
         metrics: GroupMetrics,
         health: Health,
         kafka: KafkaSettings,
@@ -60,6 +64,7 @@ class GroupMember(ABC):
     ) -> None:
         """`replay_from`: milliseconds since the epoch, 0 for the beginning; None: where the group left off."""
         self._consumer = consumer
+        self._letters = letters
         self._metrics = metrics
         self._health = health
         self._kafka = kafka
@@ -68,6 +73,7 @@ class GroupMember(ABC):
         self._waiting: list[Any] = []
         self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}
         self._read_until: dict[TopicPartition, float] = {}
+        self._undecodable = False
 
     @abstractmethod
     def take(self, records: list[Any]) -> Taken:
@@ -106,9 +112,13 @@ class GroupMember(ABC):
     def _poll(self, seconds: float) -> None:
         """Put what the brokers have for us into the waiting list."""
         try:
+            if self._undecodable:
+                # Before anything else is read: another poll of kafka-python 3.0.12 would never return.
+                self._pass_unreadable()
             polled = self._consumer.poll(timeout_ms=round(seconds * 1000))
-        except KafkaError as error:
+        except (KafkaError, BrokerUnavailableError) as error:
             # E.g. a topic that we may not read: as bad as a store that is down, and as little reason to skip events.
+            self._undecodable |= isinstance(error, CorruptRecordError)
             self._trouble("reading", error)
             time.sleep(seconds)
             return
@@ -116,6 +126,20 @@ class GroupMember(ABC):
         self._health.turned(joined=self._consumer.group_metadata().state == MemberState.STABLE)
         for records in polled.values():
             self._waiting += records
+
+    def _pass_unreadable(self) -> None:
+        """Move on from records that cannot be decoded, in whichever partition they are; each leaves a dead letter."""
+        for where in self._consumer.assignment():
+            offset = self._consumer.position(where)
+            letters = unreadable(self._kafka, where, offset)
+            if letters:
+                self._letters.put(letters)
+                self._consumer.seek(where, offset + len(letters))
+                self._metrics.events.labels(where.topic, "dead").inc(len(letters))
+                log.warning("%d records of %s/%d cannot be decoded, from offset %d", len(letters), *where, offset)
+                self._undecodable = False
+        if self._undecodable:
+            raise BrokerUnavailableError("records could not be decoded, and not which: start this process anew")
 
     def _write(self, records: list[Any], stop: threading.Event) -> None:
         """Have records taken in until it succeeds; told to stop meanwhile, leave them to be read again."""
@@ -170,9 +194,11 @@ class GroupMember(ABC):
         elif new:
             found = self._consumer.offsets_for_times(dict.fromkeys(new, self._replay_from))
             for partition, start in found.items():
+                committed = self._consumer.committed(partition)
                 # None: nothing is as new as that, so there is nothing to replay.
                 if start is not None:
-                    self._consumer.seek(partition, start.offset)
+                    # A replay goes back; what the group has not read yet is not passed over for it.
+                    self._consumer.seek(partition, start.offset if committed is None else min(start.offset, committed))
 
     def _show_lag(self) -> None:
         now = time.time()

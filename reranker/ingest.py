@@ -9,6 +9,7 @@ from typing import Any
 
 from reranker.batches import Batch, sort_out
 from reranker.dead_letters import DeadLetter, DeadLetters
+from reranker.erased_letters import is_erased
 from reranker.errors import BrokerUnavailableError, HistoryStoreError
 from reranker.events import TOPICS
 from reranker.group_member import GroupMember, Taken
@@ -35,9 +36,8 @@ class Ingest(GroupMember):
         replay_from: int | None = None,
     ) -> None:
         """`replay_from`: milliseconds since the epoch, 0 for the beginning; None: where the group left off."""
-        super().__init__(consumer, metrics, health, kafka, replay_from)
+        super().__init__(consumer, letters, metrics, health, kafka, replay_from)
         self._store = store
-        self._letters = letters
 
     def take(self, records: list[Any]) -> Taken:
         batch = sort_out(records, self._kafka.topic_prefix)
@@ -49,24 +49,9 @@ class Ingest(GroupMember):
             self._letters.put([letter for letter in batch.dead if not self._erased(letter)])
         if batch.fences:
             self._store.erase(batch.fences)
-            self._forget_letters(set(batch.fences))
+            self._letters.discard(list(self._letters.pending(TOPICS, self._erased)))
         if batch.updates:
             self._store.merge(batch.updates)
 
     def _erased(self, letter: DeadLetter) -> bool:
-        """Return whether a letter is of a user, by its key, who was erased after it was sent."""
-        until = self._store.erased_until(_user_of(letter)) if letter.key else None
-        return until is not None and letter.timestamp <= until
-
-    def _forget_letters(self, user_ids: set[str]) -> None:
-        self._letters.discard(
-            [
-                letter
-                for letter in self._letters.pending(TOPICS)
-                if letter.key and _user_of(letter) in user_ids and self._erased(letter)
-            ]
-        )
-
-
-def _user_of(letter: DeadLetter) -> str:
-    return (letter.key or b"").decode(errors="replace")
+        return is_erased(letter, self._store.erased_until, self._kafka.topic_prefix)

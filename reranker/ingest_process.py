@@ -58,11 +58,11 @@ def parse_replay(text: str, now: datetime) -> int | None:
     """
     if text in {"committed", "earliest"}:
         return None if text == "committed" else 0
-    if duration := re.fullmatch(r"(\d{1,6})([smhd])", text):
-        return _milliseconds(now - timedelta(**{_UNITS[duration[2]]: int(duration[1])}))
     try:
+        if duration := re.fullmatch(r"(\d{1,6})([smhd])", text):
+            return _milliseconds(now - timedelta(**{_UNITS[duration[2]]: int(duration[1])}))
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigurationError(
             f"replay is {text!r}: write committed, earliest, a duration like 2h, or a time like 2026-01-31T12:00"
         ) from None
@@ -95,7 +95,7 @@ def _count_dead_letters(
     while not stop.is_set():
         for topic in topics:
             try:
-                metrics.dlq_depth.labels(kafka.topic(topic)).set(sum(1 for _ in letters.pending([topic])))
+                metrics.dlq_depth.labels(kafka.topic(topic)).set(letters.count(topic))
             except BrokerUnavailableError as error:
                 log.info("dead letters not counted: %s", error)
         stop.wait(DLQ_COUNT_SECONDS)

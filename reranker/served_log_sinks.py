@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reranker.config import ServerSettings
 from reranker.errors import ConfigurationError
@@ -105,19 +105,15 @@ class KafkaSink:
     """Records of a topic, without a key: order says nothing. Brokers that are away keep no server from starting."""
 
     def __init__(self, settings: "KafkaSettings", topic: str) -> None:
-        self._settings = settings
+        from reranker.sending import Message, Sender
+
+        self._message = Message
         self._topic = settings.topic(topic)
-        self._producer: Any = None
+        self._sender = Sender(settings)
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Send, and wait for the brokers' word. Raises KafkaError and BrokerUnavailableError."""
-        if self._producer is None:
-            from reranker.kafka import producer
-
-            self._producer = producer(self._settings)
-        for future in [self._producer.send(self._topic, line) for line in lines]:
-            future.get()
+        self._sender.send(self._message(self._topic, line) for line in lines)
 
     def close(self) -> None:
-        if self._producer is not None:
-            self._producer.close()
+        self._sender.close()

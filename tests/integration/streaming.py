@@ -20,8 +20,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from reranker.dead_letters import Headers
 from reranker.kafka import DLQ_SUFFIX, INPUTS, PUBLISHED, KafkaSettings, producer
+from reranker.sending import Headers
 from tests.conftest import free_port
 from tests.integration.processes import PATIENCE_SECONDS, environment, eventually
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from reranker.dead_letters import DeadLetters
+from reranker.dead_letters import DeadLetter, DeadLetters
+from reranker.errors import BrokerUnavailableError
 from reranker.histories import WRITE_SECONDS, open_histories
 from reranker.kafka import KafkaSettings
 from reranker.v1 import events_pb2 as pb
@@ -201,6 +202,47 @@ def test_poison_goes_to_the_dlq_whole_and_what_follows_is_read(
     letters.close()
 
 
+class NoText(str):
+    """A header's name as other clients may write it: two bytes that are no UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return b"\xff\xfe"
+
+
+def test_what_the_library_cannot_decode_is_passed_over_and_told(
+    kafka: KafkaSettings, tmp_path: Path, path: Path
+) -> None:
+    first = send(kafka, [interaction("ann", 1)])
+    where = send_raw(kafka, "interactions", b"a secret", b"ann", ((NoText("x"), b"v"),))
+    last = send(kafka, [interaction("ann", 2)])
+    with ingesting(tmp_path, kafka, path) as ingest, closing(DeadLetters(kafka)) as letters:
+        eventually(lambda: event_ids(path, "ann") == ["e2", "e1"], "the events around it")
+        eventually(lambda: all_committed(ingest, first + last), "the last commit")
+        assert ingest.metric("ingest_events_total", outcome="dead") == 1
+        (letter,) = letters.pending(["interactions"])
+        assert letters.count("interactions") == 1
+        assert (letter.topic, letter.partition, letter.offset) == (where.topic, where.partition, where.offset)
+        assert (letter.error, letter.value, letter.headers) == ("CorruptRecordError", None, ())
+        eventually(lambda: ingest.health()[0] == 200, "good health again")
+        assert ingest.stop() == 0
+
+
+def test_a_dead_letter_can_be_written_after_a_broker_stood_still(tmp_path: Path) -> None:
+    with broker(tmp_path) as frozen:
+        settings = frozen.settings()
+        with closing(DeadLetters(settings)) as letters:
+            letters.put([DeadLetter(settings.topic("interactions"), 0, 0, 1, b"ann", b"1", (), "E", "why")])
+            frozen.signal(signal.SIGSTOP)
+            second = DeadLetter(settings.topic("interactions"), 0, 1, 1, b"ann", b"2", (), "E", "why")
+            with pytest.raises(BrokerUnavailableError, match="cannot write"):
+                letters.put([second])
+            frozen.signal(signal.SIGCONT)
+            letters.put([second])
+            assert [letter.value for letter in letters.pending(["interactions"])] == [b"1", b"2"]
+
+
 def test_a_dead_letter_is_sent_again_as_it_was_or_discarded_and_then_settled(
     kafka: KafkaSettings, tmp_path: Path, path: Path
 ) -> None:
@@ -225,8 +267,9 @@ def test_an_erased_user_stays_away_through_events_in_flight_and_a_replay_of_ever
 ) -> None:
     events = [interaction("ann", number) for number in range(300)] + [interaction("bob", 0)]
     send_raw(kafka, "interactions", b"rubbish of ann", b"ann")
+    send_raw(kafka, "interactions", b'{"userId":"ann","itemId":7}', b'"ann"')
     with ingesting(tmp_path, kafka, path, INGEST_MAX_BATCH="50") as ingest, closing(DeadLetters(kafka)) as letters:
-        eventually(lambda: list(letters.pending(["interactions"])), "ann's dead letter")
+        eventually(lambda: letters.count("interactions") == 2, "ann's dead letters")
         send(kafka, events[:150])
         now = int(time.time() * 1000)
         erasure = ("erasures", {"eventId": "x", "userId": "ann", "eventTime": now})

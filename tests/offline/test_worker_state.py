@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 
 from offline.errors import WorkerStateError
 from offline.records import Item, Review, ReviewAspects
-from offline.worker import user_of
 from offline.worker_events import Change, Erasure, ItemChange, Origin, ReviewChange, read, sort_out
-from offline.worker_state import Due, Quiet, WorkerState
-from reranker.dead_letters import DeadLetter
+from offline.worker_state import Quiet, WorkerState
 from reranker.errors import InvalidEventError
 from reranker.records import Persona
 from reranker.v1 import events_pb2 as pb
@@ -128,9 +126,39 @@ def test_a_change_that_comes_while_an_item_is_refreshed_is_not_lost(state: Worke
     apply(state, item(2, "Emma, again"))
     state.done(due)
     (again,) = state.due({HERE}, 0, 10)
-    assert again == Due("emma", withdrawn=False, changes=2)
+    assert (again.item_id, again.withdrawn) == ("emma", False)
     state.done(again)
     assert state.count_due() == 0
+
+
+def test_who_was_slow_does_not_undo_what_came_after_another_had_done(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"))
+    (slow,) = state.due({HERE}, 0, 10)
+    state.done(slow)
+    apply(state, item(2, "Emma", deleted=True))
+    state.done(slow)
+    assert [one.item_id for one in state.due({HERE}, 0, 10)] == ["emma"]
+
+
+def test_of_aspects_that_were_extracted_anew_meanwhile_histories_are_still_to_be_told(state: WorkerState) -> None:
+    apply(state, item(1, "Emma"), review("r1", text="old"))
+    extracted(state, "r1")
+    old = state.unsent("emma")
+    apply(state, review("r1", at=2, text="new"))
+    extracted(state, "r1")
+    state.mark_sent(old)
+    (new,) = state.unsent("emma")
+    assert new.aspects == {"slot": "new"}
+    state.mark_sent([new])
+    assert state.unsent("emma") == []
+
+
+def test_reviews_of_erased_users_are_told_and_no_others(state: WorkerState) -> None:
+    reviews = [Review("r1", "ann", "emma", "x", timestamp=5), Review("r2", "ann", "emma", "x", timestamp=6)]
+    aspects = [ReviewAspects("r3", "emma", {"slot": "x"}, "ann"), ReviewAspects("r4", "emma", {"slot": "x"}, "bob")]
+    assert state.erased_reviews([*reviews, *aspects]) == frozenset()
+    apply(state, Erasure("ann", 5))
+    assert state.erased_reviews([*reviews, *aspects]) == {"r1", "r3"}
 
 
 def test_the_same_event_again_asks_for_nothing(state: WorkerState) -> None:
@@ -248,27 +276,7 @@ def test_a_review_dated_ahead_is_of_the_time_it_was_sent() -> None:
     assert (change.event_time, change.review.timestamp, ahead) == (10, 10, True)
 
 
-@pytest.mark.parametrize(
-    ("value", "user_id"),
-    [
-        (b'{"userId":"ann"}', "ann"),
-        (b'{"user_id" : "a\\"nn", "text": "torn', 'a"nn'),
-        (b"\xff", None),
-        (None, None),
-    ],
-)
-def test_a_dead_letter_says_whose_it_is_as_far_as_it_can_be_read(value: bytes | None, user_id: str | None) -> None:
-    assert user_of(DeadLetter("reviews", 0, 0, 1, b"emma", value, (), "E", "why")) == user_id
-
-
 PROTOBUF = (("content-type", b"application/protobuf"),)
-
-
-@pytest.mark.parametrize("prefix", ["", "shop."])
-def test_a_dead_letter_in_protobuf_says_whose_it_is(prefix: str) -> None:
-    value = pb.Review(review_id="r", user_id="ann").SerializeToString()
-    assert user_of(DeadLetter(f"{prefix}reviews", 0, 0, 1, b"emma", value, PROTOBUF, "E", "why"), prefix) == "ann"
-    assert user_of(DeadLetter(f"{prefix}reviews", 0, 0, 1, b"emma", b"\xff", PROTOBUF, "E", "why"), prefix) is None
 
 
 def test_records_in_protobuf_mean_what_they_mean_in_json() -> None:

@@ -37,7 +37,7 @@ def test_a_replay_starts_where_it_says(text: str, start: int | None) -> None:
     assert parse_replay(text, NOW) == start
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2", "-2h", "2 h", "h", "2026-13-01", "99999999999999d"])
+@pytest.mark.parametrize("text", ["", "yesterday", "2", "-2h", "2 h", "h", "2026-13-01", "99999999999999d", "999999d"])
 def test_a_replay_that_cannot_be_understood_is_named(text: str) -> None:
     with pytest.raises(ConfigurationError, match="replay is"):
         parse_replay(text, NOW)
