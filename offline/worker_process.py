@@ -61,7 +61,7 @@ def work(settings: WorkerSettings, kafka: KafkaSettings, llm: LlmSettings) -> No
     metrics.healthy.set_function(lambda: 0 if health.told else 1)
     with ExitStack() as stack:
         port = serve_monitoring(settings.host, settings.metrics_port, metrics.registry, health)
-        reasoning = stack.enter_context(_reasoning(settings, llm, metrics))
+        reasoning = stack.enter_context(opened_reasoning(settings, llm, metrics))
         encoder, embedder = _encoders(settings)
         state = stack.enter_context(closing(WorkerState(settings.state, encoder.space)))
         if settings.dataset:
@@ -134,7 +134,7 @@ def _encoders(settings: WorkerSettings) -> tuple[Encoder, Embedder]:
 
 
 @contextmanager
-def _reasoning(settings: WorkerSettings, llm: LlmSettings, metrics: WorkerMetrics) -> Iterator[Reasoning]:
+def opened_reasoning(settings: WorkerSettings, llm: LlmSettings, metrics: WorkerMetrics) -> Iterator[Reasoning]:
     source = llm_source(settings.llm)
     replies = settings.state.with_name(CACHE_FILE)
     if isinstance(source, NoLlm):

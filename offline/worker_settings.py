@@ -46,7 +46,8 @@ class WorkerSettings(BaseSettings):
     refresh_items: int = Field(16, ge=1)
     """Items that are refreshed between two batches: events wait for a few seconds at most without an LLM."""
     replay: str = "committed"
-    """Where to start: committed (where the group left off), earliest, a duration back like 2h, or ISO 8601."""
+    """Where to start: committed (where the group left off), earliest, a duration back like 2h, or ISO 8601; never later
+    than committed."""
     stop_seconds: Annotated[float, Field(gt=0)] = 10.0
     """On SIGTERM, how long the last commit may take, once the batch in hand is done."""
     debounce_seconds: Seconds = 30.0

@@ -232,6 +232,7 @@ class IngestSettings(BaseSettings):
     max_batch: int = Field(2000, ge=1)
     """Events of one write: at 2,000 the commit to disk is a twentieth of it, and a full batch takes about 0.1 s."""
     replay: str = "committed"
-    """Where to start: committed (where the group left off), earliest, a duration back like 2h, or ISO 8601."""
+    """Where to start: committed (where the group left off), earliest, a duration back like 2h, or ISO 8601; never later
+    than committed."""
     stop_seconds: Annotated[float, Field(gt=0)] = 10.0
     """On SIGTERM, how long the last commit may take."""
