@@ -189,8 +189,8 @@ def test_an_endpoint_without_schemas_is_asked_in_words_from_then_on(
 
 def test_calls_that_learn_together_that_there_are_no_schemas_all_have_answers(stub: StubLlm, client: Client) -> None:
     def script(number: int, body: dict[str, Any]) -> Answer:
-        # Refusals come at different times, so that some calls know already what others are still to learn.
-        late = Answer(400, failure(400).body, seconds=0.05 * number)
+        # Once all have asked, refusals come at different times: some calls know already what others are still to learn.
+        late = Answer(400, failure(400).body, seconds=0.5 + 0.05 * number)
         return late if "response_format" in body else completion()
 
     stub.script = script
