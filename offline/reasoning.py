@@ -22,9 +22,9 @@ class Reasoning:
     """Asks an LLM, or does without one where `client` is None. `meanwhile` is called while answers are waited for."""
 
     def __init__(self, client: LlmClient | None, metrics: WorkerMetrics, cache: ResponseCache | None = None) -> None:
-        """`cache`: the replies of the client, or of the one that there once was."""
+        """`cache`: where there is no client, the replies of the one that there once was."""
         self.client = client
-        self._cache = cache
+        self._cache = client.cache if client else cache
         self.meanwhile: Callable[[], None] = lambda: None
         self._metrics = metrics
 

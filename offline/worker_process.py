@@ -148,7 +148,7 @@ def opened_reasoning(settings: WorkerSettings, llm: LlmSettings, metrics: Worker
 
     bounded = llm.model_copy(update={"patience_seconds": min(llm.patience_seconds, PATIENCE_SECONDS)})
     with ResponseCache(replies) as cache, opened(source, bounded) as endpoint:
-        yield Reasoning(LlmClient(endpoint, cache, bounded), metrics, cache)
+        yield Reasoning(LlmClient(endpoint, cache, bounded), metrics)
 
 
 @contextmanager

@@ -4,15 +4,10 @@ import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reranker.config import ServerSettings
 from reranker.errors import ConfigurationError
 from reranker.served_log import Sink
-
-# A host that only serves does not have kafka-python.
-if TYPE_CHECKING:
-    from reranker.kafka import KafkaSettings
 
 KAFKA = "kafka:"
 
@@ -22,8 +17,10 @@ def open_sink(settings: ServerSettings) -> Sink:
     chosen = settings.served_log
     if not chosen.to.startswith(KAFKA):
         return FileSink(Path(chosen.to), chosen.file_bytes, chosen.files)
+    # Here, because a host that only serves does not have kafka-python.
     try:
         from reranker.kafka import KafkaSettings
+        from reranker.served_log_kafka import KafkaSink
     except ImportError as error:
         raise ConfigurationError(
             f"served_log.to is {chosen.to}, but {error.name} is not installed: install persona4rec[kafka]"
@@ -99,21 +96,3 @@ class FileSink:
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-
-
-class KafkaSink:
-    """Records of a topic, without a key: order says nothing. Brokers that are away keep no server from starting."""
-
-    def __init__(self, settings: "KafkaSettings", topic: str) -> None:
-        from reranker.sending import Message, Sender
-
-        self._message = Message
-        self._topic = settings.topic(topic)
-        self._sender = Sender(settings)
-
-    def write(self, lines: Sequence[bytes]) -> None:
-        """Send, and wait for the brokers' word. Raises KafkaError and BrokerUnavailableError."""
-        self._sender.send(self._message(self._topic, line) for line in lines)
-
-    def close(self) -> None:
-        self._sender.close()

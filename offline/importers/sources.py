@@ -95,6 +95,7 @@ def import_sources(
     """
     selection = selection or Selection()
     _refuse_second_formats(out)
+    _refuse_leftovers(out, _expected(sources))
     with staged(out) as staging, DiskIds(staging) as ids, ExitStack() as files:
         wanted = _survey(sources, selection, ids, report)
         draft = _Draft(staging, files, ids, wanted, reviews_are_interactions=sources.interactions is None)
@@ -103,7 +104,7 @@ def import_sources(
         ]
         if not draft.written:
             raise DatasetError(f"nothing to write: {_what_was_read(reports)}. {out} is left as it was")
-        _refuse_leftovers(out, staging)
+        _refuse_leftovers(out, {path.name for path in staging.iterdir()})
         notes = tuple(draft.notes())
     return ImportReport(tuple(reports), draft.written, notes)
 
@@ -120,10 +121,16 @@ def _refuse_second_formats(out: Path) -> None:
                 )
 
 
-def _refuse_leftovers(out: Path, staging: Path) -> None:
+def _expected(sources: Sources) -> set[str]:
+    """Return the files that will be written, as far as there are records for them."""
+    reviews = {"reviews.jsonl", "interactions.csv"} if sources.reviews else set()
+    return reviews | ({"interactions.csv"} if sources.interactions else set())
+
+
+def _refuse_leftovers(out: Path, replaced: set[str]) -> None:
     """Raise DatasetError if a file of an earlier import would stay and speak of items that are no longer there."""
     for name in ("reviews.jsonl", "interactions.csv"):
-        if (out / name).exists() and not (staging / name).exists():
+        if (out / name).exists() and name not in replaced:
             raise DatasetError(
                 f"{out} already holds {name}, and nothing that is imported now would replace it: import everything in "
                 f"one command, remove it, or name another --out. {out} is left as it was"

@@ -8,7 +8,8 @@ from kafka import TopicPartition
 from reranker.config import ServedLogSettings, ServerSettings
 from reranker.errors import BrokerUnavailableError
 from reranker.kafka import INTERACTIONS, reader
-from reranker.served_log_sinks import KafkaSink, open_sink
+from reranker.served_log_kafka import KafkaSink
+from reranker.served_log_sinks import open_sink
 from tests.conftest import free_port
 from tests.integration.processes import eventually
 from tests.integration.streaming import PARTITIONS, broker
