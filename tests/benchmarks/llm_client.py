@@ -6,8 +6,9 @@ without retries, schema, cache and account. Then the cache: a re-run of everythi
 
 A latency that is the same for all is the worst case: replies that come in step wait for one processor, for 1.5 to
 3 ms each (two thirds of it the openai package and its transport). So the first requests are spread over
-0.2 s, and stay spread: at 1 s, replies are used 7 to 14 ms after the endpoint's time (25 to 54 ms in step), and 1,920
-calls take 2.9 % more than that (6.1 % in step), of which 1.6 % is the start. At 0.1 s the processor is the limit.
+0.2 s, and stay spread: at 1 s, replies are used 7 to 14 ms after the endpoint's time (25 to 54 ms in step), and
+1,920 calls take 2.9 to 3.5 % more than that (6.1 % in step), of which 1.6 % is the start. At 0.1 s the processor is
+the limit.
 """
 
 import argparse
