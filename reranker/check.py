@@ -1,4 +1,8 @@
-"""What a server with these settings would serve, and all that would keep it from it. Changes nothing."""
+"""What a server with these settings would serve, and what would keep it from it. Changes nothing.
+
+It takes no port and no lock, so that it may be asked beside a server that runs: a port that another process has shows
+only when one starts.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from reranker.config import ServerSettings
-from reranker.errors import IndexUnavailableError, Persona4RecError
+from reranker.errors import ConfigurationError, IndexUnavailableError, Persona4RecError
 from reranker.histories import open_histories, shown_address
 from reranker.histories_sqlite_formats import FORMAT, found_format
 from reranker.personas_milvus import MilvusPersonaStore
-from reranker.served_log_sinks import KAFKA
+from reranker.served_log_sinks import KAFKA, open_sink
 from reranker.snapshot import open_snapshot, read_snapshot
 from reranker.tls import read_certificates
 from reranker.tokens import read_tokens
 from reranker.tracing import open_tracing
 from reranker.worker import load_generator
+
+_SECRETIVE_URL = re.compile(r"\b[a-z+]+://\S*[@?]\S*")
+"""What may hold a password: a URL with a user part or a query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ def _flat(table: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else re.sub(r"//[^/@]*@", "//***@", str(value))
+    return "not set" if value is None else _SECRETIVE_URL.sub(lambda url: shown_address(url[0]), str(value))
 
 
 def _index(settings: ServerSettings) -> str:
@@ -131,8 +138,11 @@ def _served_log(settings: ServerSettings) -> str:
     chosen = settings.served_log
     if not chosen.to:
         return "none"
-    if not chosen.to.startswith(KAFKA) and not Path(chosen.to).absolute().parent.is_dir():
-        raise Persona4RecError(f"served_log.to is {chosen.to}, but there is no directory {Path(chosen.to).parent}")
+    if chosen.to.startswith(KAFKA):
+        with closing(open_sink(settings)):
+            return f"{chosen.share:.2%} of answers to the topic {chosen.to.removeprefix(KAFKA)}, users {chosen.users}"
+    if not Path(chosen.to).absolute().parent.is_dir():
+        raise ConfigurationError(f"served_log.to is {chosen.to}, but there is no directory {Path(chosen.to).parent}")
     return f"{chosen.share:.2%} of answers to {chosen.to}, users {chosen.users}"
 
 

@@ -14,9 +14,30 @@ WRITE_SECONDS = 10.0
 
 
 def shown_address(address: str) -> str:
-    """Return an address as it may be shown: a URL may hold a password."""
-    parts = urlsplit(address)
-    return address if "://" not in address else f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}"
+    """Return an address as it may be shown: of a URL no more than scheme, host, port and a database's number."""
+    scheme, mark, _ = address.partition("://")
+    if not mark:
+        return address
+    server = server_of(address)
+    if server is None:
+        return f"{scheme}://***"
+    path = urlsplit(address).path
+    return f"{scheme}://{server}{path if path[1:].isdigit() else ''}"
+
+
+def server_of(url: str) -> str | None:
+    """Return host, or host:port, of a URL; None where it has none.
+
+    Nor has one whose password is not escaped: what then stands in the place of host and port is a part of it.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host or "@" in parts.path + parts.query + parts.fragment:
+        return None
+    return host if port is None else f"{host}:{port}"
 
 
 def open_histories(address: str, timeout: float = READ_SECONDS) -> HistoryStore:

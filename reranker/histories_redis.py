@@ -14,6 +14,7 @@ from redis.retry import Retry
 
 from reranker.errors import ConfigurationError, HistoryStoreError
 from reranker.halves import Half, aspects_half, interaction_half, joined, user_hash
+from reranker.histories import server_of
 from reranker.histories_sqlite import KEEP_EVENTS
 from reranker.records import Event, Update
 
@@ -101,7 +102,9 @@ class RedisHistoryStore:
     as the server is set to be: with `appendonly yes` and the default `appendfsync everysec` the host's loss of power
     costs up to a second of events whose offsets are committed. Set `maxmemory-policy noeviction`.
 
-    `timeout` is the seconds that a call may take.
+    `timeout` is the seconds that a call may take; in a Cluster twice that.
+
+    Reading needs no right to write: a replica will do, or a server that is full.
     """
 
     def __init__(self, url: str, keep: int = KEEP_EVENTS, timeout: float = 1.0) -> None:
@@ -146,11 +149,10 @@ class RedisHistoryStore:
     def _client(self) -> Any:
         """The connection, made at first use, so that a server can start while Redis is away."""
         client = _connect(self._url, self._timeout)
-        client.set(_FORMAT_KEY, FORMAT, nx=True)
-        found = int(client.get(_FORMAT_KEY))
-        if found != FORMAT:
+        found = client.get(_FORMAT_KEY)
+        if found is not None and int(found) != FORMAT:
             raise HistoryStoreError(
-                f"Redis at {self.address} holds histories of format {found}, this version reads format {FORMAT}: "
+                f"Redis at {self.address} holds histories of format {int(found)}, this version reads format {FORMAT}: "
                 "use the version that wrote it, or another server or database"
             )
         return client
@@ -159,6 +161,8 @@ class RedisHistoryStore:
     def _pipeline(self) -> Iterator[Any]:
         with self._doing("write"):
             pipeline = self._client.pipeline(transaction=False)
+            # With every batch: the database may have been emptied meanwhile.
+            pipeline.set(_FORMAT_KEY, FORMAT, nx=True)
             yield pipeline
             # EVAL and not EVALSHA, which a Cluster's pipelines refuse and a restarted server has forgotten.
             pipeline.execute()
@@ -174,22 +178,28 @@ class RedisHistoryStore:
 
 
 def _connect(url: str, timeout: float) -> Any:
-    given: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    # Once more at once, for a connection that the server closed while it lay idle; not after a time-out, which would
+    # become two. Patience is the caller's. A Cluster's client asks once more after a time-out, too: it cannot tell a
+    # node that is slow from one that another has replaced; left to itself it asks ten times more.
+    given: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
+    }
     if url.startswith("redis+cluster://"):
         return RedisCluster.from_url(url.replace("redis+cluster://", "redis://", 1), **given)
-    # Once more at once, for a connection that the server closed while it lay idle; not after a time-out, which would
-    # become two. Patience is the caller's.
-    return Redis.from_url(url, retry=Retry(NoBackoff(), 1, (RedisConnectionError,)), **given)
+    return Redis.from_url(url, **given)
 
 
 def _address(url: str) -> str:
-    """Return host:port of the URL, which may hold a password and must not be shown."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss", "redis+cluster"} or not parts.hostname:
+    """Return host, or host:port, of the URL, which may hold a password and must not be shown."""
+    server = server_of(url)
+    if server is None or urlsplit(url).scheme not in {"redis", "rediss", "redis+cluster"}:
         raise ConfigurationError(
-            "histories is not of the form redis://HOST:PORT/DB, rediss://... or redis+cluster://..."
+            "histories is not of the form redis://HOST:PORT/DB, rediss://... or redis+cluster://...; in a password, "
+            "/ is written %2F, ? %3F, # %23 and @ %40"
         )
-    return f"{parts.hostname}:{parts.port or 6379}"
+    return server
 
 
 def _keys(user_id: str) -> tuple[str, ...]:

@@ -108,7 +108,12 @@ class SqliteHistoryStore:
                 connection.execute(_DROP_EMPTY, (user_id,))
         # The write-ahead log still holds the pages as they were, until it is written back and cut.
         with self._doing("write"), self._lock:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise HistoryStoreError(
+                f"what was erased is still in the log of {self.path}: another process, a backup perhaps, reads the "
+                "file as it was before. Once it is done, erase again"
+            )
 
     def erased_until(self, user_id: str) -> int | None:
         with self._doing("read"), self._lock:

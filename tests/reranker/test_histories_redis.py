@@ -1,6 +1,7 @@
 """What the Redis store does beside being a history store (test_histories.py): outages, formats, and a Cluster."""
 
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from redis import Redis
 
 from reranker.errors import ConfigurationError, HistoryStoreError
-from reranker.histories import WRITE_SECONDS, open_histories
+from reranker.histories import WRITE_SECONDS, open_histories, shown_address
 from reranker.histories_redis import RedisHistoryStore
 from reranker.records import Event
 from tests.integration.processes import eventually
@@ -34,6 +35,45 @@ def test_an_error_names_the_server_and_not_the_password() -> None:
     with pytest.raises(HistoryStoreError, match=r"127\.0\.0\.1:1: ConnectionError") as refused:
         RedisHistoryStore("redis://:secret@127.0.0.1:1/0").read("ann", 1)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("password", ["hunter/two", "678/90", "hunter?two", "hunter#two", "678?90"])
+def test_a_password_that_is_not_escaped_is_refused_and_not_quoted(password: str) -> None:
+    with pytest.raises(ConfigurationError, match="%2F") as refused:
+        open_histories(f"redis://user:{password}@host:6379/0")
+    told = "".join(traceback.format_exception(refused.value))
+    assert not any(part in told for part in ("hunter", "two", "678", "90@"))
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("histories.sqlite", "histories.sqlite"),
+        ("redis://host:6380/2", "redis://host:6380/2"),
+        ("rediss://user:secret@host", "rediss://host"),
+        ("redis://:se@cret@host:6379/0", "redis://host:6379/0"),
+        ("redis://host/0?password=secret", "redis://host/0"),
+        ("redis://host/0?password=se@cret", "redis://***"),
+        ("redis://user:se/cret@host:6379/0", "redis://***"),
+        ("redis://user:1/cret@host:6379/0", "redis://***"),
+        ("redis://user:1?cret@host:6379/0", "redis://***"),
+        ("redis+cluster://:secret@[::1", "redis+cluster://***"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
+    assert shown_address(address) == shown
+
+
+@pytest.mark.integration
+def test_who_may_only_read_reads_and_cannot_write(redis: RedisProcess) -> None:
+    with closing(RedisHistoryStore(redis.url)) as writer, Redis.from_url(redis.url) as client:
+        writer.merge({"ann": [Event("e", "i", 1)]})
+        client.execute_command("ACL", "SETUSER", "reader", "on", "nopass", "~*", "+@read", "+eval", "+hello", "+select")
+    with closing(RedisHistoryStore(redis.url.replace("redis://", "redis://reader:any@"))) as reader:
+        assert [event.event_id for event in reader.read("ann", 9) or ()] == ["e"]
+        assert reader.count("ann") == 1
+        with pytest.raises(HistoryStoreError, match="cannot write"):
+            reader.merge({"ann": [Event("f", "i", 2)]})
 
 
 @pytest.mark.integration
@@ -101,6 +141,7 @@ def test_a_cluster_of_three_serves_all_users_and_one_of_its_nodes_may_restart(tm
         for node in nodes:
             with Redis(port=node.port) as client:
                 assert client.dbsize() > 0
+        assert (tries := tries_of_a_read(url, nodes[2])) <= 2, tries
         nodes[1].stop()
         with pytest.raises(HistoryStoreError):
             store.merge({user_id: [Event("c", "i", 3)] for user_id in USERS})
@@ -132,3 +173,21 @@ def written(store: RedisHistoryStore) -> bool:
     except HistoryStoreError:
         return False
     return True
+
+
+def tries_of_a_read(url: str, node: RedisProcess) -> int:
+    """Return how often a read is tried at a node of a Cluster that stands still: each on a connection of its own."""
+    with closing(RedisHistoryStore(url, timeout=0.1)) as store, Redis(port=node.port) as client:
+        assert all(store.read(user_id, 1) for user_id in USERS)
+        before = connections(client)
+        assert node.process
+        node.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(HistoryStoreError, match="cannot read"):
+            [store.read(user_id, 1) for user_id in USERS]
+        node.process.send_signal(signal.SIGCONT)
+        # Those that came meanwhile are taken up, though nobody waits any more.
+        return eventually(lambda: connections(client) - before, "what was asked meanwhile")
+
+
+def connections(client: Redis) -> int:
+    return int(client.info("stats")["total_connections_received"])

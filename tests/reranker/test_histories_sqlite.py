@@ -83,6 +83,20 @@ def test_two_that_open_a_file_of_format_1_at_once_both_find_it_whole(file_of_for
     assert found == [2] * 4
 
 
+def test_an_erasure_that_a_long_reader_keeps_from_the_files_is_no_erasure_yet(tmp_path: Path) -> None:
+    path = tmp_path / "histories.sqlite"
+    with closing(SqliteHistoryStore(path)) as store, closing(sqlite3.connect(path)) as backup:
+        store.merge({"erased-user": [Event("event-of-theirs", "i", 5)]})
+        backup.execute("BEGIN")
+        backup.execute("SELECT * FROM sqlite_master").fetchone()
+        with pytest.raises(HistoryStoreError, match="erase again"):
+            store.erase({"erased-user": 5})
+        assert store.read("erased-user", 9) is None, "nobody is shown it meanwhile"
+        backup.rollback()
+        store.erase({"erased-user": 5})
+        assert not any(b"event-of-theirs" in file.read_bytes() for file in tmp_path.iterdir())
+
+
 def test_nothing_of_an_erased_user_is_left_in_the_files(tmp_path: Path) -> None:
     path = tmp_path / "histories.sqlite"
     with closing(SqliteHistoryStore(path)) as store:
