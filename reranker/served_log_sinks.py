@@ -40,6 +40,7 @@ class FileSink:
         self._path = path
         self._most_bytes = most_bytes
         self._kept = kept
+        self._torn = False
         try:
             self._lock = Path(f"{path}.lock").open("wb")  # noqa: SIM115 - held until close
             self._file = self._opened()
@@ -49,7 +50,10 @@ class FileSink:
     def write(self, lines: Sequence[bytes]) -> None:
         for line in lines:
             self._in_place()
-            if os.write(self._file, line + b"\n") <= len(line):
+            # What is left of a record that the disk had no room for must not spoil the next.
+            record = b"\n" * self._torn + line + b"\n"
+            self._torn = os.write(self._file, record) < len(record)
+            if self._torn:
                 raise OSError(f"{self._path} took part of a record: is the disk full?")
 
     def close(self) -> None:
@@ -93,6 +97,7 @@ class FileSink:
         opened = self._opened()
         os.close(self._file)
         self._file = opened
+        self._torn = False
 
     def _opened(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)

@@ -18,6 +18,7 @@ class Switch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._hidden = False
         self.off = False
         self.look()
 
@@ -26,16 +27,22 @@ class Switch:
         try:
             off = self._path.exists()
         except OSError as error:
-            log.warning("the switch stays %s: %s", "off" if self.off else "on", error)
+            # Once: it is looked for several times a second.
+            if not self._hidden:
+                log.warning("the switch stays %s: %s", "off" if self.off else "on", error)
+            self._hidden = True
             return
+        self._hidden = False
         if off != self.off:
             log.warning("reranking is switched %s by %s", "off" if off else "on again", self._path)
         self.off = off
 
 
 def switch_off(path: Path) -> None:
-    """Have every server that looks at this path answer in the first stage's order. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Have every server that looks at this path answer in the first stage's order.
+
+    Raises OSError, also where there is no such directory: then no server looks there.
+    """
     path.touch()
 
 

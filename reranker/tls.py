@@ -11,6 +11,8 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from reranker.config import Tls
@@ -104,8 +106,19 @@ def _check_key(certificate_path: Path, chain: bytes, key_path: Path, key: bytes)
         public = load_pem_private_key(key, password=None).public_key()
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"tls.key {key_path} holds no private key in PEM format without a password") from error
-    if public != x509.load_pem_x509_certificates(chain)[0].public_key():
+    except UnsupportedAlgorithm as error:
+        raise ConfigurationError(f"tls.key {key_path} is of a kind that TLS here does not know: {error}") from error
+    if public != _public_key(certificate_path, chain):
         raise ConfigurationError(
             f"tls.key {key_path} is not the key of the first certificate in {certificate_path}: set the pair that "
             "belongs together"
         )
+
+
+def _public_key(path: Path, chain: bytes) -> CertificatePublicKeyTypes:
+    try:
+        return x509.load_pem_x509_certificates(chain)[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(
+            f"tls.certificate {path} is of a key of a kind that TLS here does not know: {error}"
+        ) from error

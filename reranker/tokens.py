@@ -14,7 +14,7 @@ from reranker.watched import Watched
 
 # 16 characters of base64 are 96 bits: beyond guessing over a network.
 MIN_CHARACTERS = 16
-HEALTH = "/grpc.health.v1.Health/"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 SCHEME = "Bearer "
 
 Tokens = tuple[bytes, ...]
@@ -48,7 +48,11 @@ def read_tokens(path: Path) -> Tokens:
 
 
 class TokenGuard(grpc.aio.ServerInterceptor):
-    """Refuses calls without a known token, before their message is received. Health is open: probes have no tokens."""
+    """Refuses calls without a known token, before their message is received.
+
+    Health's Check is open: probes have no tokens. Its Watch is not: it never ends, and enough of them would take all
+    the calls that a worker may have.
+    """
 
     def __init__(self, tokens: Watched[Tokens], metrics: Metrics) -> None:
         self._tokens = tokens
@@ -59,7 +63,7 @@ class TokenGuard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         call: grpc.HandlerCallDetails,
     ) -> Handler:
-        why = None if call.method.startswith(HEALTH) else self._refusal(call)
+        why = None if call.method == HEALTH_CHECK else self._refusal(call)
         if why is None:
             return await continuation(call)
         self._metrics.unauthenticated.inc()

@@ -29,7 +29,7 @@ def check_rerank(request: pb.RerankRequest, limits: Limits) -> None:
     """Raise InvalidRequestError unless the request keeps the contract of reranker.proto, its candidates apart."""
     if request.HasField("history"):
         check_history(request.history, limits)
-    else:
+    if request.user_id or not request.HasField("history"):
         check_id("user_id", request.user_id, limits, "or send a history")
     check_at_most("top_k", request.top_k, limits.candidates)
     check_ids("exclude_item_ids", request.exclude_item_ids, limits)

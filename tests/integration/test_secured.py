@@ -131,11 +131,15 @@ def test_a_call_without_a_known_token_is_unauthenticated(
     assert value(secured.server, "reranker_unauthenticated_total") == before + 1
 
 
-def test_health_needs_no_token(secured: Secured) -> None:
+def test_a_check_of_health_needs_no_token_and_a_watch_that_would_never_end_does(secured: Secured) -> None:
     with secured.access.channel(secured.server.address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         checked = health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS)
+        with pytest.raises(grpc.RpcError) as error:
+            next(health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS))
     assert checked.status == health_pb2.HealthCheckResponse.SERVING
+    assert isinstance(error.value, grpc.Call)
+    assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_certificates_are_changed_without_a_restart(secured: Secured) -> None:

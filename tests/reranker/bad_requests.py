@@ -37,6 +37,7 @@ def _ids(count: int) -> list[str]:
 _RERANK = {
     "no user": (rerank(user_id=""), ["user_id", "empty", "history"]),
     "long user": (rerank(user_id=LONG_ID), ["user_id", "257 bytes", "256"]),
+    "long user beside a history": (rerank(user_id=LONG_ID, history=pb.History()), ["user_id", "257 bytes", "256"]),
     "no candidates": (rerank([]), ["candidates", "0 sent", "at least 1"]),
     "too many candidates": (rerank(_ids(1001)), ["candidates", "1001", "1000"]),
     "empty item": (rerank(["a", ""]), ["candidates[1].item_id", "empty"]),

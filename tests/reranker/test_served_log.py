@@ -1,6 +1,7 @@
 """What is recorded of answers, and that a log in trouble is in nobody's way."""
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,20 @@ def test_writers_that_share_a_file_lose_nothing_when_it_rotates(tmp_path: Path) 
     assert len(files) > 10
     told = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert sorted((writer, number) for writer, number, _ in told) == [(w, n) for w in range(4) for n in range(250)]
+
+
+def test_a_record_that_the_disk_had_no_room_for_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = FileSink(tmp_path / "log", most_bytes=1000, kept=1)
+    with monkeypatch.context() as full:
+        # A disk that fills up in the midst of a record is not to be had in a test.
+        full.setattr(os, "write", lambda file, record, write=os.write: write(file, record[:3]))
+        with pytest.raises(OSError, match="part of a record"):
+            sink.write([b"first"])
+    sink.write([b"second", b"third"])
+    sink.close()
+    assert (tmp_path / "log").read_text().splitlines() == ["fir", "second", "third"]
 
 
 def test_a_file_that_somebody_moved_away_is_begun_anew(tmp_path: Path) -> None:

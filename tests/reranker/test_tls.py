@@ -9,6 +9,14 @@ from reranker.errors import ConfigurationError
 from reranker.tls import read_certificates
 from tests.certificates import Pair, issue
 
+# Made for this test by `openssl ecparam -name secp112r1`: a curve that OpenSSL knows and `cryptography` does not.
+KEY_OF_UNKNOWN_CURVE = b"""\
+-----BEGIN PRIVATE KEY-----
+ME4CAQAwEAYHKoZIzj0CAQYFK4EEAAYENzA1AgEBBA4Zzr2DLrNtEwHOA9TZDKEg
+Ax4ABEverVWxgTBY2bc9keTOKxkTMoE/t13kZFzkmW0=
+-----END PRIVATE KEY-----
+"""
+
 
 @pytest.fixture(scope="module")
 def authority() -> Pair:
@@ -63,4 +71,11 @@ def test_a_key_with_a_password_is_refused(tls: Tls, authority: Pair) -> None:
 def test_an_expired_certificate_is_refused(tls: Tls, authority: Pair, tmp_path: Path) -> None:
     issue("server", authority, days=-1).write(tmp_path, "server")
     with pytest.raises(ConfigurationError, match=r"certificate of CN=server is valid from .* to .*, not now"):
+        read_certificates(tls)
+
+
+def test_a_key_of_a_kind_that_is_not_known_is_named(tls: Tls) -> None:
+    assert tls.key
+    tls.key.write_bytes(KEY_OF_UNKNOWN_CURVE)
+    with pytest.raises(ConfigurationError, match=f"tls.key {tls.key} is of a kind that TLS here does not know"):
         read_certificates(tls)

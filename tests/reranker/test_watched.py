@@ -69,6 +69,9 @@ def test_the_switch_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "later" / "switched-off"
     switch = Switch(path)
     assert not switch.off
+    with pytest.raises(FileNotFoundError):
+        switch_off(path)
+    path.parent.mkdir()
     switch_off(path)
     switch_off(path)
     switch.look()
@@ -78,6 +81,24 @@ def test_the_switch_is_a_file(tmp_path: Path) -> None:
     switch_on(path)
     switch.look()
     assert not switch.off
+
+
+def test_a_switch_that_cannot_be_looked_for_stays_as_it_is_and_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "switched-off"
+    switch_off(path)
+    switch = Switch(path)
+    # A name that is too long for the file system: root is refused nothing.
+    hidden = Switch(tmp_path / ("n" * 300))
+    caplog.clear()
+    hidden.look()
+    hidden.look()
+    assert switch.off
+    assert not hidden.off
+    assert not caplog.records, "the first look told of it"
 
 
 @pytest.mark.parametrize(
