@@ -12,6 +12,7 @@ from reranker.breaker import Breaker
 from reranker.calls import UNTIMED, Call
 from reranker.config import Limits, ServerSettings
 from reranker.errors import HistoryStoreError, NotServedError, UnknownUserError
+from reranker.histories_sqlite import KEEP_EVENTS
 from reranker.item_ids import ItemIds, hash_ids
 from reranker.live_index import LiveIndex
 from reranker.metrics import Metrics
@@ -135,7 +136,7 @@ class RerankerService:
         stages = Stages()
         generator = self._required_generator()
         check_recommend(request, self._settings.limits)
-        seen, degraded = self._stored_events(request.user_id, self._settings.limits.history_events)
+        seen, degraded = self._stored_events(request.user_id, KEEP_EVENTS)
         stages.mark("history")
         candidates = self._generate(generator, request, seen)
         degraded = [*degraded, *_GENERATED.get(candidates.source, ())]
@@ -295,11 +296,14 @@ class RerankerService:
     def _generate(
         self, generator: CandidateGenerator, request: pb.RecommendRequest, seen: Sequence[Event]
     ) -> Candidates:
+        weights = self._settings.feedback.weights(seen)
+        # What the user saw is not recommended again; only what speaks for its item tells what else to look for.
+        liked = [event.item_id for event, weight in zip(seen, weights, strict=True) if weight > 0]
         return generator.generate(
             request.user_id,
             request.candidates or max(DEFAULT_CANDIDATES, request.n),
-            history=[event.item_id for event in seen],
-            exclude=frozenset(request.exclude_item_ids),
+            history=liked,
+            exclude={event.item_id for event in seen}.union(request.exclude_item_ids),
         )
 
     def _required_generator(self) -> CandidateGenerator:

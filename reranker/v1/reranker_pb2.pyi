@@ -7,7 +7,9 @@ Units: scores are dimensionless; event times are milliseconds since the Unix epo
 Ids are opaque UTF-8 strings of 1 to 256 bytes. Limits below are the defaults; a server's own are in InfoResponse.limits.
 
 Status codes: INVALID_ARGUMENT names the field, the value and the limit; NOT_FOUND is only for GetUserProfile;
-FAILED_PRECONDITION for Recommend on a server without a candidate generator; UNAVAILABLE while the index loads.
+FAILED_PRECONDITION for Recommend on a server without a candidate generator; UNAVAILABLE while the index loads;
+UNAUTHENTICATED without a token that the server asks for; RESOURCE_EXHAUSTED and CANCELLED under overload: ask again,
+with a pause. RESOURCE_EXHAUSTED is also gRPC's own word for a message beyond Limits.message_bytes.
 Rerank never fails for want of data: see Degradation and ItemReason.
 """
 
@@ -112,7 +114,9 @@ class _DegradationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Degradati
     DEGRADATION_EMPTY_HISTORY: _Degradation.ValueType  # 2
     """The history is empty: the first stage's order stands."""
     DEGRADATION_HISTORY_WITHOUT_VECTORS: _Degradation.ValueType  # 3
-    """The history has events, but no item of it has a vector: the first stage's order stands."""
+    """The history has events, but none that weighs: their items have no vectors, or they do not speak for their items.
+    The first stage's order stands.
+    """
     DEGRADATION_HISTORY_UNAVAILABLE: _Degradation.ValueType  # 4
     """The history store did not answer: the first stage's order stands."""
     DEGRADATION_ITEMS_NOT_INDEXED: _Degradation.ValueType  # 5
@@ -140,7 +144,9 @@ DEGRADATION_UNKNOWN_USER: Degradation.ValueType  # 1
 DEGRADATION_EMPTY_HISTORY: Degradation.ValueType  # 2
 """The history is empty: the first stage's order stands."""
 DEGRADATION_HISTORY_WITHOUT_VECTORS: Degradation.ValueType  # 3
-"""The history has events, but no item of it has a vector: the first stage's order stands."""
+"""The history has events, but none that weighs: their items have no vectors, or they do not speak for their items.
+The first stage's order stands.
+"""
 DEGRADATION_HISTORY_UNAVAILABLE: Degradation.ValueType  # 4
 """The history store did not answer: the first stage's order stands."""
 DEGRADATION_ITEMS_NOT_INDEXED: Degradation.ValueType  # 5
@@ -166,7 +172,7 @@ class _VectorSource:
 class _VectorSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VectorSource.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VECTOR_SOURCE_UNSPECIFIED: _VectorSource.ValueType  # 0
-    """The item is not in the index, so the event weighs nothing."""
+    """None was used: the item is not in the index, or the event does not speak for it, so it weighs nothing."""
     VECTOR_SOURCE_ASPECTS: _VectorSource.ValueType  # 1
     """Item summary and the aspects of this very event (eq. 4)."""
     VECTOR_SOURCE_ITEM: _VectorSource.ValueType  # 2
@@ -176,7 +182,7 @@ class VectorSource(_VectorSource, metaclass=_VectorSourceEnumTypeWrapper):
     """Where an event's vector came from."""
 
 VECTOR_SOURCE_UNSPECIFIED: VectorSource.ValueType  # 0
-"""The item is not in the index, so the event weighs nothing."""
+"""None was used: the item is not in the index, or the event does not speak for it, so it weighs nothing."""
 VECTOR_SOURCE_ASPECTS: VectorSource.ValueType  # 1
 """Item summary and the aspects of this very event (eq. 4)."""
 VECTOR_SOURCE_ITEM: VectorSource.ValueType  # 2
@@ -229,9 +235,14 @@ class HistoryEvent(_message.Message):
     event_time: _builtins.int
     """When it happened, ms since the epoch, >= 0. Default 0: older than every dated event."""
     kind: _builtins.str
-    """"view", "click", "purchase", "review", ...: free text of at most 64 bytes, kept and shown. Default empty."""
+    """"view", "click", "purchase", "review", ...: free text of at most 64 bytes, kept and shown. A view or click weighs
+    half, an impression or what speaks against the item ("dislike", "return", ...) nothing: [feedback] of the server's
+    settings. Default empty.
+    """
     rating: _builtins.float
-    """The user's rating on the platform's own scale. Default: absent."""
+    """The user's rating. By default, on a scale of 1 to 5: from 1 to below 3 it speaks against the item, which then weighs
+    nothing. Where the platform's scale is another, set `disliked_ratings` of the server's [feedback]. Default: absent.
+    """
     event_id: _builtins.str
     """Identifies the event; of two events with one id the history holds one. Default: made from item_id and event_time."""
     def __init__(

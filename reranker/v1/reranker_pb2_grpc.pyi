@@ -7,7 +7,9 @@ Units: scores are dimensionless; event times are milliseconds since the Unix epo
 Ids are opaque UTF-8 strings of 1 to 256 bytes. Limits below are the defaults; a server's own are in InfoResponse.limits.
 
 Status codes: INVALID_ARGUMENT names the field, the value and the limit; NOT_FOUND is only for GetUserProfile;
-FAILED_PRECONDITION for Recommend on a server without a candidate generator; UNAVAILABLE while the index loads.
+FAILED_PRECONDITION for Recommend on a server without a candidate generator; UNAVAILABLE while the index loads;
+UNAUTHENTICATED without a token that the server asks for; RESOURCE_EXHAUSTED and CANCELLED under overload: ask again,
+with a pause. RESOURCE_EXHAUSTED is also gRPC's own word for a message beyond Limits.message_bytes.
 Rerank never fails for want of data: see Degradation and ItemReason.
 """
 

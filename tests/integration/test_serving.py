@@ -16,7 +16,7 @@ from reranker.client import CallError, RankingOptions
 from reranker.config import ServerSettings
 from reranker.histories_sqlite import SqliteHistoryStore
 from reranker.profile import build_profile
-from reranker.records import HistoryStore
+from reranker.records import Event, HistoryStore
 from reranker.scoring import Fusion, Rules, Scores, rerank
 from reranker.v1 import reranker_pb2 as pb
 from tests.integration.conftest import NEWCOMERS, Published
@@ -297,6 +297,13 @@ def test_recommend_for_a_user_the_generator_does_not_know(server: Server) -> Non
     nobody = server.client.recommend("nobody").ranking
     assert list(nobody.degraded) == [pb.DEGRADATION_UNKNOWN_USER, pb.DEGRADATION_CANDIDATES_POPULAR]
     assert len(nobody.items) == 10
+
+
+def test_what_a_user_disliked_is_neither_recommended_nor_looked_for(server: Server, store: HistoryStore) -> None:
+    store.merge({"grumbler": [Event("e1", "dracula", 1, "dislike"), Event("e2", "emma", 2, "", 1.0)]})
+    ranking = server.client.recommend("grumbler", 1000).ranking
+    assert list(ranking.degraded) == [pb.DEGRADATION_CANDIDATES_POPULAR, pb.DEGRADATION_HISTORY_WITHOUT_VECTORS]
+    assert not {"dracula", "emma"} & set(ids(ranking))
 
 
 def test_a_profile_says_what_it_is_made_of(server: Server, published: Published, store: HistoryStore) -> None:
