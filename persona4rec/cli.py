@@ -58,7 +58,11 @@ MILVUS = "http://127.0.0.1:19530"
 DataDir = Annotated[Path, typer.Argument(metavar="DIR", help="A dataset directory.")]
 Milvus = Annotated[str, typer.Option(help="Where Milvus answers.", envvar="PERSONA4REC_MILVUS_URI")]
 MilvusData = Annotated[
-    Path, typer.Option(help="Data of the milvus-lite server that is started if no Milvus answers on this machine.")
+    Path,
+    typer.Option(
+        help="Data of the milvus-lite server that is started if no Milvus answers on this machine; `serve` starts none "
+        "without such a directory."
+    ),
 ]
 MilvusToken = Annotated[
     str, typer.Option(envvar="PERSONA4REC_MILVUS_TOKEN", help="Only by its environment variable.", hidden=True)
@@ -70,7 +74,10 @@ EncoderName = Annotated[
 AdapterPath = Annotated[
     Path | None, typer.Option("--adapter", metavar="PATH", help="An adapter of `train --adapter`, over the encoder.")
 ]
-Histories = Annotated[str, typer.Option(help="The user histories: a SQLite file, or redis://HOST:PORT/DB.")]
+Histories = Annotated[
+    str,
+    typer.Option(help="The user histories: a SQLite file, or redis://HOST:PORT/DB.", envvar="PERSONA4REC_HISTORIES"),
+]
 MaxBadShare = Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")]
 Server = Annotated[str, typer.Option(help="Where `persona4rec serve` listens.")]
 
@@ -238,11 +245,11 @@ def serve(
         "config": config,
     }
     settings = arguments.settings(given)
-    if check:
-        operating.check(settings)
-        return
-    with milvus_at(settings.milvus_uri, milvus_data):
-        serve_until_stopped(settings)
+    with milvus_at(settings.milvus_uri, milvus_data, make_data=False):
+        if check:
+            operating.check(settings)
+        else:
+            serve_until_stopped(settings)
 
 
 @app.command()

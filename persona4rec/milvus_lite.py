@@ -25,14 +25,16 @@ STOP_SECONDS = 30.0
 
 
 @contextmanager
-def milvus_at(uri: str, data: Path) -> Iterator[None]:
+def milvus_at(uri: str, data: Path, *, make_data: bool = True) -> Iterator[None]:
     """Make sure that a Milvus answers at `uri` while the block runs.
 
     Where none does and the host is this machine, a milvus-lite server is started on `data` and stopped at the end.
+    make_data: also where there is no `data` yet. Who only reads finds nothing in an empty one, and it would take the
+    port of a Milvus that is late.
     Raises IndexUnavailableError if none answers and none can be started.
     """
     host, port = _address(uri)
-    if host not in LOOPBACK or _listening(host, port):
+    if host not in LOOPBACK or _listening(host, port) or not (make_data or data.exists()):
         yield
         return
     with _running(uri, host, port, data):

@@ -58,7 +58,10 @@ def switch(
         if state is not None:
             (switch_off if state is State.OFF else switch_on)(path)
     except OSError as error:
-        raise ConfigurationError(f"the switch {path} cannot be set: {error.strerror}") from error
+        raise ConfigurationError(
+            f"the switch {path} cannot be set: {error.strerror}. "
+            "Give --index, --switch-file or --config as the server has it"
+        ) from error
     out.print(f"reranking is {'off' if path.exists() else 'on'}: {path}", markup=False, soft_wrap=True)
 
 

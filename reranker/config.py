@@ -121,7 +121,8 @@ class ServerSettings(BaseSettings):
     config: Path | None = None
     """The TOML file that settings were read from."""
     host: str = "127.0.0.1"
-    """Address to listen on; plain text until certificates are set, so not open to the network by default."""
+    """Address to listen on, of IPv6 without brackets; plain text until certificates are set, so not open to the network
+    by default."""
     grpc_port: Port = 50051
     """0 takes a free port and prints it."""
     metrics_port: Port = 9464
@@ -163,7 +164,9 @@ class ServerSettings(BaseSettings):
     minute in which no change is taken in. Each server draws a time from the last quarter of it, so that not all do at
     once."""
     stale_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """With no answer from Milvus for this long, answers are marked INDEX_STALE: a dozen failed refreshes in a row."""
+    """With no refresh done for this long, answers are marked INDEX_STALE: a dozen of them failed in a row. A million
+    items take as long to be read as a new version, or to be merged: what is published meanwhile is in no answer, and
+    they say so."""
     connection_age_seconds: Annotated[float, Field(gt=0)] = 300.0
     """After it a client is asked to connect anew, so that long-lived clients spread over new workers."""
     drain_seconds: Annotated[float, Field(ge=0)] = 10.0
@@ -179,7 +182,7 @@ class ServerSettings(BaseSettings):
     `switched-off` in the index directory."""
     token_file: Path | None = None
     """Bearer tokens, one a line (# begins a comment), read anew when the file changes; without it clients need none.
-    Health needs none in either case: probes have none."""
+    A Check of health needs none in either case: probes have none."""
     log_format: Literal["text", "json"] = "text"
     """Of the log on stderr: lines for people, or one JSON object a line."""
     log_share: Share = 0.0
@@ -193,6 +196,10 @@ class ServerSettings(BaseSettings):
     limits: Limits = Field(default_factory=Limits)
     feedback: Feedback = Field(default_factory=Feedback)
     """What ratings and kinds of events weigh in the profile."""
+
+    def address(self, port: int) -> str:
+        """Return where a port of this host is, as URLs and gRPC write it."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     @property
     def switch_path(self) -> Path:

@@ -175,8 +175,8 @@ class Indexer:
 
     def _no_room(self, why: object) -> IndexUnavailableError:
         return IndexUnavailableError(
-            f"segments cannot be written to {self._folder}: {why}. Merging them needs the size of the index once more; "
-            f"it is tried {ROOM_PAUSE_SECONDS / 60:.0f} minutes after it failed"
+            f"segments cannot be written to {self._folder}: {why}. Merging them needs the size of the index once more, "
+            f"reading a new version of it twice more; it is tried {ROOM_PAUSE_SECONDS / 60:.0f} minutes after it failed"
         )
 
     def verify(self) -> bool:

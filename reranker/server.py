@@ -66,8 +66,6 @@ def serve(settings: ServerSettings) -> None:
     if settings.log_format == "json":
         log_to_stderr("json")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
         holder = stack.enter_context(_held_port(settings.host, settings.grpc_port))
         registry = stack.enter_context(_worker_environment())
@@ -82,6 +80,9 @@ def serve(settings: ServerSettings) -> None:
         scrubbing = threading.Thread(target=scrub.run, args=(stop,), daemon=True)
         port = holder.getsockname()[1]
         with _workers(settings, port) as workers:
+            # Not before: until it serves, a signal ends a bulk load of minutes or the wait for a Milvus at once.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stop.set())
             refreshing.start()
             scrubbing.start()
             _announce(settings, port, metrics_port)
@@ -103,7 +104,9 @@ class SupervisorMetrics:
         self.restarts = Counter("reranker_worker_restarts", "Workers that died and were replaced.", registry=registry)
         self.workers = Gauge("reranker_workers", "Workers alive.", registry=registry)
         checked = Gauge(
-            "reranker_index_checked_timestamp_seconds", "When Milvus last answered a refresh.", registry=registry
+            "reranker_index_checked_timestamp_seconds",
+            "When the index was last brought up to date with Milvus, or found to be.",
+            registry=registry,
         )
         checked.set_function(lambda: checked_at(settings.index))
 
@@ -301,11 +304,9 @@ def _announce(settings: ServerSettings, port: int, metrics_port: int) -> None:
     snapshot = read_snapshot(settings.index)
     log.info("index %s in %s", snapshot.version if snapshot else "none", settings.index)
     log.info(
-        "serving gRPC on %s:%d%s with %s, metrics on http://%s:%d/metrics",
-        settings.host,
-        port,
+        "serving gRPC on %s%s with %s, metrics on http://%s/metrics",
+        settings.address(port),
         " over TLS" if settings.tls.certificate else "",
         "1 worker" if settings.workers == 1 else f"{settings.workers} workers",
-        settings.host,
-        metrics_port,
+        settings.address(metrics_port),
     )

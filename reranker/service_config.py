@@ -50,6 +50,9 @@ CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     # than every 10 s, which the server takes for an attack.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 3_000),
+    # Explained, a thousand items with long personas are more than gRPC's own 4 MB; a thousand items' personas, ten
+    # times that.
+    ("grpc.max_receive_message_length", 64 << 20),
     # A server that was away is tried every other second; gRPC's own patience grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -120,7 +120,7 @@ async def _serve(
     certificates, tokens = watched_certificates(settings.tls), watched_tokens(settings.token_file)
     server = _server(settings, [TokenGuard(tokens, metrics)] if tokens else [])
     _register(server, handlers, checks)
-    address = f"{settings.host}:{port}"
+    address = settings.address(port)
     if certificates:
         server.add_secure_port(address, server_credentials(certificates, settings.tls))
     else:

@@ -1,18 +1,34 @@
 """What the server says when it cannot start: one message, for the person who started it, and exit code 1."""
 
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import free_port
 from tests.integration.conftest import Published
-from tests.integration.processes import PATIENCE_SECONDS, SERVE, environment, milvus_process, refusal
+from tests.integration.processes import (
+    PATIENCE_SECONDS,
+    SERVE,
+    environment,
+    eventually,
+    milvus_process,
+    refusal,
+    serving,
+)
 
 pytestmark = pytest.mark.integration
+
+
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
 
 
 @pytest.fixture
@@ -33,6 +49,29 @@ def test_milvus_does_not_answer(histories: Path, tmp_path: Path) -> None:
     told = refusal(tmp_path, histories, uri)
     assert uri in told
     assert "Is it running, and is the address right?" in told
+
+
+def test_no_milvus_is_made_where_none_has_been(histories: Path, tmp_path: Path) -> None:
+    data = tmp_path / "never"
+    told = refusal(tmp_path, histories, f"http://127.0.0.1:{free_port()}", f"--milvus-data={data}")
+    assert "Is it running, and is the address right?" in told
+    assert not data.exists()
+
+
+def test_a_signal_ends_the_wait_for_a_milvus_that_says_nothing(histories: Path, taken: int, tmp_path: Path) -> None:
+    options = [f"--milvus=http://127.0.0.1:{taken}", f"--histories={histories}", f"--index={tmp_path}"]
+    ports = ["--grpc-port=0", "--metrics-port=0"]
+    with subprocess.Popen([*SERVE, *options, *ports], env=environment({}), stderr=subprocess.PIPE) as server:
+        eventually((tmp_path / "lock").exists, "the index directory to be taken")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="needs ::1, which this machine does not have")
+def test_a_host_of_ipv6(histories: Path, published: Published, tmp_path: Path) -> None:
+    with serving(tmp_path, published.uri, histories, "--host=::1") as server:
+        assert server.client.info().items == len(published.item_ids)
+        assert server.stop() == 0
 
 
 def test_what_is_no_address(histories: Path, tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ main()
     [
         (["rerank", "--user=u", "--candidates=a,b", "--server=127.0.0.1:1"], "Rerank at 127.0.0.1:1: UNAVAILABLE"),
         (["recommend", "--user=u", "--server=127.0.0.1:1"], "Recommend at 127.0.0.1:1: UNAVAILABLE"),
-        (["serve", "--milvus=http://127.0.0.1:1"], "no Milvus answers at http://127.0.0.1:1"),
+        (["serve", "--milvus=http://127.0.0.1:1"], "Milvus at http://127.0.0.1:1 could not connect"),
+        (["serve", "--milvus=http://127.0.0.1:1", "--milvus-data=."], "no Milvus answers at http://127.0.0.1:1"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -287,11 +288,12 @@ def test_a_milvus_that_cannot_be_started_is_named(uri: str, tmp_path: Path) -> N
     told = complaint(persona4rec("serve", "--milvus", uri, "--milvus-data=file", cwd=tmp_path))
     assert f"milvus-lite for {uri} ended with code" in told
     assert "file.log says why" in told
-    told = complaint(persona4rec("serve", "--milvus", uri, "--milvus-data=file/data", cwd=tmp_path))
+    told = complaint(persona4rec("index", "versions", "--milvus", uri, "--milvus-data=file/data", cwd=tmp_path))
     assert "milvus-lite cannot write file/data.log" in told
 
 
 def test_a_milvus_without_an_index_is_named(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "milvus-data").mkdir()
     result = persona4rec("serve", "--milvus", uri, "--histories=h.sqlite", cwd=tmp_path)
     assert result.returncode == 1
     started, told = result.stderr.splitlines()
