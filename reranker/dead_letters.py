@@ -3,6 +3,7 @@
 A dead letter's key is its origin, `topic/partition/offset`, and it is settled by a record of that key without a value.
 So a record that dies again on a replay is there once, and a compacted topic (cleanup.policy=compact) really forgets
 what is settled, which the erasure of a user needs. The value is the original's, byte for byte; the rest is in headers.
+Where there is none it is empty, and a header says so: without a value the letter itself would be forgotten.
 """
 
 import time
@@ -78,7 +79,8 @@ class DeadLetters:
     def put(self, letters: Collection[DeadLetter]) -> None:
         """Write dead letters; they are acknowledged by all replicas when this returns."""
         self._send(
-            Message(_dlq(letter.topic), letter.value, letter.letter_id.encode(), _headers(letter)) for letter in letters
+            Message(_dlq(letter.topic), letter.value or b"", letter.letter_id.encode(), _headers(letter))
+            for letter in letters
         )
 
     def pending(
@@ -153,11 +155,12 @@ def _headers(letter: DeadLetter) -> Headers:
         "message": letter.message,
     }
     key: Headers = () if letter.key is None else ((f"{_PREFIX}key", letter.key),)
-    return (*letter.headers, *((_PREFIX + name, str(value).encode()) for name, value in told.items()), *key)
+    no_value: Headers = ((f"{_PREFIX}no_value", b"true"),) if letter.value is None else ()
+    return (*letter.headers, *((_PREFIX + name, str(value).encode()) for name, value in told.items()), *key, *no_value)
 
 
 def _is_dead_letter(record: Any) -> bool:
-    """Return whether a record is one, and not the settlement of one: the original may have had no value either."""
+    """Return whether a record is one, and not the settlement of one; those of earlier versions may have no value."""
     return any(name == f"{_PREFIX}offset" for name, _ in record.headers)
 
 
@@ -169,7 +172,7 @@ def _read(record: Any) -> DeadLetter:
         offset=int(told["offset"]),
         timestamp=int(told["timestamp"]),
         key=told.get("key"),
-        value=record.value,
+        value=None if "no_value" in told else record.value,
         headers=tuple((name, value) for name, value in record.headers if not name.startswith(_PREFIX)),
         error=told["error"].decode(),
         message=told["message"].decode(),

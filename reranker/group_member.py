@@ -10,7 +10,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 from kafka import ConsumerRebalanceListener, TopicPartition
@@ -34,6 +35,8 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
 # A commit takes 2 ms. One that takes this long is left to the next one, which covers it.
 COMMIT_SECONDS = 5.0
+# Asking where a replay begins takes as little. What takes this long is asked again by the next turn.
+ASK_SECONDS = 5.0
 
 
 class Taken(NamedTuple):
@@ -151,6 +154,7 @@ class GroupMember(ABC):
             except self.passing as error:
                 self._trouble("writing", error)
             self._hold(delay, stop)
+            self._show_lag(records)
             if stop.is_set():
                 log.warning("stopping with %d events unwritten: they will be read again", len(records))
                 return
@@ -184,32 +188,60 @@ class GroupMember(ABC):
         self._metrics.retries.labels(type(error).__name__).inc()
 
     def _replay(self) -> None:
-        """Move partitions that are new to this process to where the replay begins."""
+        """Move partitions that are new to this process to where the replay begins. If that fails, a later turn does."""
         if self._replay_from is None:
             return
         new = self._consumer.assignment() - self._replayed
-        self._replayed |= new
-        if new and self._replay_from == 0:
-            self._consumer.seek_to_beginning(*new)
-        elif new:
-            found = self._consumer.offsets_for_times(dict.fromkeys(new, self._replay_from))
-            for partition, start in found.items():
-                committed = self._consumer.committed(partition)
-                # None: nothing is as new as that, so there is nothing to replay.
-                if start is not None:
-                    # A replay goes back; what the group has not read yet is not passed over for it.
-                    self._consumer.seek(partition, start.offset if committed is None else min(start.offset, committed))
+        try:
+            if new:
+                self._go_back(new, self._replay_from)
+        except (KafkaError, ValueError) as error:
+            # ValueError: a partition was taken from us meanwhile.
+            self._trouble("replaying", error)
+        else:
+            self._health.fine("replaying")
 
-    def _show_lag(self) -> None:
-        now = time.time()
+    def _go_back(self, partitions: set[TopicPartition], start: int) -> None:
+        """Move partitions to `start`, milliseconds since the epoch, 0: the beginning. Raises KafkaError, ValueError."""
+        if start == 0:
+            self._consumer.seek_to_beginning(*partitions)
+        else:
+            for where, offset in self._offsets(partitions, start).items():
+                self._consumer.seek(where, offset)
+        # Only now: what was not moved is still to be replayed.
+        self._replayed |= partitions
+
+    def _offsets(self, partitions: set[TopicPartition], start: int) -> dict[TopicPartition, int]:
+        """Return where partitions are read from that have anything as new as `start`. Raises KafkaError."""
+        wait_ms = round(ASK_SECONDS * 1000)
+        offsets = {}
+        found = self._consumer.offsets_for_times(dict.fromkeys(partitions, start), timeout_ms=wait_ms)
+        for where, first in found.items():
+            if first is not None:
+                committed = self._consumer.committed(where, timeout_ms=wait_ms)
+                # A replay goes back; what the group has not read yet is not passed over for it.
+                offsets[where] = first.offset if committed is None else min(first.offset, committed)
+        return offsets
+
+    def _show_lag(self, unwritten: Sequence[Any] = ()) -> None:
+        """Show how far behind we are; what was read and is `unwritten` is still to be done."""
+        first = {_partition(record): record for record in reversed([*unwritten, *self._waiting])}
         for where in self._consumer.assignment():
-            # The high-water mark comes with each fetch; asking for the end costs a request, and some brokers err.
-            end, position = self._consumer.highwater(where), self._consumer.position(where, timeout_ms=0)
-            if end is None or position is None:
-                continue
-            behind = end - position
-            self._metrics.lag_events.labels(*where).set(behind)
-            self._metrics.lag_seconds.labels(*where).set(now - self._read_until.get(where, now) if behind else 0)
+            # What fails here fails the next poll, too, which tells of it.
+            with suppress(KafkaError):
+                self._show_lag_of(where, first.get(where))
+
+    def _show_lag_of(self, where: TopicPartition, held: Any) -> None:
+        """`held`: the partition's first record that is not written yet, if one is at hand. Raises KafkaError."""
+        # The high-water mark comes with each fetch; asking for the end costs a request, and some brokers err.
+        end, position = self._consumer.highwater(where), self._consumer.position(where, timeout_ms=0)
+        if end is None or position is None:
+            return
+        now = time.time()
+        behind = end - (held.offset if held else position)
+        since = sent_at(held) / 1000 if held else self._read_until.get(where, now)
+        self._metrics.lag_events.labels(*where).set(behind)
+        self._metrics.lag_seconds.labels(*where).set(now - since if behind else 0)
 
     def _count(self, records: list[Any], taken: Taken, seconds: float) -> None:
         now = time.time()

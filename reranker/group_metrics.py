@@ -1,18 +1,21 @@
 """What Prometheus sees of a member of a consumer group. No label holds a user or an item."""
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # Around the objective of 250 ms from produced to readable; the upper ones tell a backlog from an outage.
 FRESHNESS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0)
-# A commit to disk takes a few milliseconds, a full batch about a hundred.
+# Of histories: a commit to disk takes a few milliseconds, a full batch about a hundred.
 BATCH_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 BATCH_EVENTS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2000)
 
 
 class GroupMetrics:
-    """The instruments, in a registry of their own; `name` begins all their names."""
+    """The instruments, in a registry of their own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, batch_seconds: Sequence[float] = BATCH_SECONDS) -> None:
+        """`name` begins all their names; `batch_seconds`: the buckets of what a batch takes."""
         registry = self.registry = CollectorRegistry()
         self.events = Counter(
             f"{name}_events",
@@ -24,12 +27,15 @@ class GroupMetrics:
             f"{name}_events_dated_ahead", "Events dated after they were sent, by topic.", ["topic"], registry=registry
         )
         self.retries = Counter(
-            f"{name}_retries", "Batches that had to be tried again, by class of error.", ["error"], registry=registry
+            f"{name}_retries",
+            "Attempts that failed and are made again, by class of error: polls, batches, commits, replays, refreshes.",
+            ["error"],
+            registry=registry,
         )
         self.batch_seconds = Histogram(
             f"{name}_batch_seconds",
             "From the polled records to the durable write, once it succeeds.",
-            buckets=BATCH_SECONDS,
+            buckets=batch_seconds,
             registry=registry,
         )
         self.batch_events = Histogram(
@@ -43,11 +49,14 @@ class GroupMetrics:
             registry=registry,
         )
         self.lag_events = Gauge(
-            f"{name}_lag_events", "Records still to be read.", ["topic", "partition"], registry=registry
+            f"{name}_lag_events",
+            "Records still to be written, as far as is known: while writes fail, nobody asks whether there are more.",
+            ["topic", "partition"],
+            registry=registry,
         )
         self.lag_seconds = Gauge(
             f"{name}_lag_seconds",
-            "Age of the last record read, where there are others still to be read; else 0.",
+            "Age of the first record at hand that is not written, else of the last one that is; 0 where none is left.",
             ["topic", "partition"],
             registry=registry,
         )

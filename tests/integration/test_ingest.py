@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from reranker.dead_letters import DeadLetter, DeadLetters
+from reranker.dead_letters import DeadLetter, DeadLetters, _all_records
 from reranker.errors import BrokerUnavailableError
 from reranker.histories import WRITE_SECONDS, open_histories
-from reranker.kafka import KafkaSettings
+from reranker.kafka import DLQ_SUFFIX, KafkaSettings
 from reranker.v1 import events_pb2 as pb
 from tests.integration.processes import eventually
 from tests.integration.streaming import (
@@ -198,7 +198,10 @@ def test_poison_goes_to_the_dlq_whole_and_what_follows_is_read(
     assert (letter.topic, letter.partition, letter.offset) == (where.topic, where.partition, where.offset)
     assert (letter.error, letter.timestamp) == ("InvalidEventError", where.timestamp)
     assert "ann" not in letter.message
-    assert len(list(letters.pending(["erasures"]))) == 1
+    (empty,) = letters.pending(["erasures"])
+    assert (empty.value, empty.key) == (None, b"ann")
+    stored = _all_records(kafka, kafka.topic("erasures") + DLQ_SUFFIX)
+    assert [record.value for record in stored] == [b""], "what compaction keeps"
     letters.close()
 
 
@@ -323,6 +326,8 @@ def test_a_locked_file_is_waited_for(kafka: KafkaSettings, tmp_path: Path, path:
             eventually(lambda: "database is locked" in ingest.health()[1], "bad health")
             time.sleep(seconds)
             assert ingest.metric("ingest_healthy") == 0
+            assert ingest.metric("ingest_lag_events") > 0
+            assert ingest.metric("ingest_lag_seconds") > 0
             assert not all_committed(ingest, sent)
             other.execute("ROLLBACK")
         eventually(lambda: all_committed(ingest, sent), "the commit after the lock is gone")
