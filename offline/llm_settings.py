@@ -87,7 +87,8 @@ class LlmSettings(BaseSettings):
     output_price: Price = 0.0
     """Of a million output tokens, in the same currency."""
     budget: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """What one run of one stage may cost at most, in the currency of the prices; none: no limit."""
+    """What one run of one stage may cost at most, in the currency of the prices; none: no limit. The worker, whose
+    work has no end, refuses this and the next."""
     token_budget: Annotated[int, Field(ge=0)] | None = None
     """Tokens that it may use at most, input and output together; none: no limit."""
     local_slots: Annotated[int, Field(ge=1, le=256)] = 4

@@ -31,7 +31,7 @@ class Reasoning:
     def made(self, stage: Stage[Subject, Any], subjects: Sequence[Subject]) -> list[Made]:
         """Return what becomes of each subject, in their order. What was answered before, the cache answers.
 
-        Raises LlmError where nobody answers, for the budget, or if the cache cannot be used.
+        Raises LlmError where nobody answers, or if the cache cannot be used.
         """
         if self.client is None:
             return [stage.extracted(subject) for subject in subjects]

@@ -105,10 +105,11 @@ class Worker(GroupMember):
         if time.monotonic() < self._wait_until:
             return
         try:
+            # First, or it would stand still for as long as refreshing fails.
+            self._counts.due.set(self._state.count_due())
             due = self._state.due(self._ours(), _now(), self._settings.refresh_items)
             if due:
                 self._refresh.refresh(due, self._tell)
-            self._counts.due.set(self._state.count_due())
         except self.passing as error:
             self._trouble("refreshing", error)
             self._wait_until = time.monotonic() + next(self._delays)

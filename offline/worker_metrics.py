@@ -6,6 +6,9 @@ from offline.progress import Progress
 from offline.rewriting import Why
 from reranker.group_metrics import GroupMetrics
 
+# From words alone to an LLM that is asked about 64 reviews, and about 16 items that came due; at the last one Kafka's
+# patience with a busy consumer ends.
+BATCH_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0, 300.0)
 # From what an extractive rewrite takes to an LLM's answer on a few cores.
 REFRESH_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
 
@@ -14,7 +17,7 @@ class WorkerMetrics(GroupMetrics):
     """The instruments, in a registry of their own."""
 
     def __init__(self) -> None:
-        super().__init__("worker")
+        super().__init__("worker", BATCH_SECONDS)
         self.llm_calls = Counter(
             "worker_llm_calls",
             "Calls by stage and by what became of them: asked, cached, or rejected (asked or cached, and of no use).",
@@ -51,7 +54,11 @@ class WorkerMetrics(GroupMetrics):
         self.published = Counter(
             "worker_items_published", "Items written to the index, or deleted from it.", registry=self.registry
         )
-        self.due = Gauge("worker_items_due", "Items that something is to be done about.", registry=self.registry)
+        self.due = Gauge(
+            "worker_items_due",
+            "Items that something is to be done about. The workers of a host share them: take the max, not the sum.",
+            registry=self.registry,
+        )
         self.refresh_seconds = Histogram(
             "worker_refresh_seconds",
             "From due items to their place in the index, a handful at a time.",

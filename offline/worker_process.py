@@ -11,6 +11,7 @@ from offline.aspects import AspectsStage
 from offline.dataset import Dataset
 from offline.domains import load_domain
 from offline.encoder import Embedder, Encoder, load_encoder
+from offline.errors import ConfigurationError
 from offline.evidence import PIECE_CHARACTERS
 from offline.item_publisher import ItemPublisher
 from offline.llm_cache import CACHE_FILE, ResponseCache
@@ -142,6 +143,7 @@ def opened_reasoning(settings: WorkerSettings, llm: LlmSettings, metrics: Worker
         with ResponseCache(replies) if replies.exists() else nullcontext() as cache:
             yield Reasoning(None, metrics, cache)
         return
+    _require_no_budget(llm)
     # Here, because they take seconds to load, and most tests and demos do without.
     from offline.endpoints import opened
     from offline.llm import LlmClient
@@ -149,6 +151,16 @@ def opened_reasoning(settings: WorkerSettings, llm: LlmSettings, metrics: Worker
     bounded = llm.model_copy(update={"patience_seconds": min(llm.patience_seconds, PATIENCE_SECONDS)})
     with ResponseCache(replies) as cache, opened(source, bounded) as endpoint:
         yield Reasoning(LlmClient(endpoint, cache, bounded), metrics)
+
+
+def _require_no_budget(llm: LlmSettings) -> None:
+    """Raise ConfigurationError for a budget of one run: each handful of the worker's calls would get it anew."""
+    for name in ("budget", "token_budget"):
+        if getattr(llm, name) is not None:
+            raise ConfigurationError(
+                f"PERSONA4REC_LLM_{name.upper()} is of one run of a stage, which the worker's work is not: unset it. "
+                "PERSONA4REC_WORKER_TOKENS_PER_HOUR and PERSONA4REC_WORKER_REWRITES_PER_HOUR bound what it rewrites"
+            )
 
 
 @contextmanager

@@ -38,9 +38,10 @@ class WorkerSettings(BaseSettings):
     domain: str = "generic"
     """books, restaurants, movies, generic, or a TOML file."""
     host: str = "127.0.0.1"
-    """Address of /metrics and /health."""
+    """Address of /metrics and /health. /health is for readiness probes, not for liveness: it is 503 until the process
+    has joined its group, and while LLM, broker or Milvus is away, which no restart mends."""
     metrics_port: Port = 9466
-    """0 takes a free port and prints it."""
+    """0 takes a free port and prints it; each process of a host needs its own."""
     max_batch: int = Field(64, ge=1)
     """Records of one batch: twice what an LLM is asked at a time, and done well before a group's patience ends."""
     refresh_items: int = Field(16, ge=1)

@@ -33,6 +33,7 @@ Replay = Annotated[
 LetterIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="As `dlq list` shows them: topic/partition/offset.")
 ]
+METRICS_PORT = "Of /metrics and /health. A second process on this host needs another one: 0 takes a free port."
 All = Annotated[bool, typer.Option("--all", help="Every dead letter of --topic, or of all topics.")]
 OfTopic = Annotated[str | None, typer.Option("--topic", help="Of this input topic only.")]
 
@@ -45,14 +46,15 @@ def ingest(
     ] = None,
     group: Annotated[str | None, typer.Option(help="Consumer group.", show_default="persona4rec-ingest")] = None,
     replay: Replay = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="/metrics and /health; 0 takes a free port.", show_default="9465")
-    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help=METRICS_PORT, show_default="9465")] = None,
 ) -> None:
     """Take interactions, aspects and erasures from Kafka into the user histories until SIGTERM or Ctrl-C.
 
     More processes of one group share the partitions. Every setting can also be an environment variable:
     PERSONA4REC_INGEST_... (reranker/config.py) and PERSONA4REC_KAFKA_... (reranker/kafka.py).
+
+    /health is for readiness probes, not for liveness: it is 503 until this process has joined its group, and while
+    broker or histories are away, which no restart mends. It listens on 127.0.0.1, or on PERSONA4REC_INGEST_HOST.
     """
     from persona4rec.arguments import from_flags
     from reranker.config import IngestSettings
@@ -92,14 +94,16 @@ def worker(
     adapter: Annotated[Path | None, typer.Option(metavar="PATH", help="As the index was published with.")] = None,
     group: Annotated[str | None, typer.Option(help="Consumer group.", show_default="persona4rec-worker")] = None,
     replay: Replay = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="/metrics and /health; 0 takes a free port.", show_default="9466")
-    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help=METRICS_PORT, show_default="9466")] = None,
 ) -> None:
     """Take reviews, items and erasures from Kafka; keep aspects, summaries and personas up with them until SIGTERM.
 
     More processes of one group and state share the partitions. Every setting can also be an environment variable:
-    PERSONA4REC_WORKER_... (offline/worker_settings.py), PERSONA4REC_KAFKA_... and PERSONA4REC_LLM_...
+    PERSONA4REC_WORKER_... (offline/worker_settings.py), PERSONA4REC_KAFKA_... and PERSONA4REC_LLM_... but for its
+    budgets, which are of one run of a stage: PERSONA4REC_WORKER_TOKENS_PER_HOUR bounds what is rewritten.
+
+    /health is for readiness probes, not for liveness: it is 503 until this process has joined its group, and while LLM,
+    broker or Milvus is away, which no restart mends. It listens on 127.0.0.1, or on PERSONA4REC_WORKER_HOST.
     """
     kafka_settings = _kafka(kafka)
     from offline.llm_settings import LlmSettings

@@ -8,6 +8,7 @@ import pytest
 
 from offline.calls import user_tag
 from offline.dataset import Dataset
+from offline.errors import ConfigurationError
 from offline.lines import write_jsonl
 from offline.llm_cache import CACHE_FILE, ResponseCache
 from offline.llm_settings import LlmSettings
@@ -41,6 +42,16 @@ def test_an_erased_user_does_not_come_back_with_a_dataset(state: WorkerState, tm
     state.apply([(Erasure("ann", 5), Origin("erasures", 0))], Quiet(0, 0), 0)
     seed(state, Dataset.open(tmp_path))
     assert [found.name for found in state.personas("moby")] == ["bob"]
+
+
+@pytest.mark.parametrize("name", ["PERSONA4REC_LLM_BUDGET", "PERSONA4REC_LLM_TOKEN_BUDGET"])
+def test_a_budget_that_would_bound_nothing_is_refused_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "5")
+    settings = WorkerSettings(state=tmp_path / "worker.sqlite", llm="http://127.0.0.1:1/v1")
+    with pytest.raises(ConfigurationError, match=f"{name} is of one run"):
+        opened_reasoning(settings, LlmSettings(), WorkerMetrics()).__enter__()
 
 
 def test_replies_of_a_time_with_an_llm_are_forgotten_without_one(tmp_path: Path) -> None:
