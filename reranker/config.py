@@ -233,9 +233,10 @@ class IngestSettings(BaseSettings):
     histories: str = Field("histories.sqlite", min_length=1, validation_alias="PERSONA4REC_HISTORIES")
     """Path of a SQLite file, or redis://HOST:PORT/DB, rediss://..., redis+cluster://...; as the server reads it."""
     host: str = "127.0.0.1"
-    """Address of /metrics and /health."""
+    """Address of /metrics and /health. /health is for readiness probes, not for liveness: it is 503 until the process
+    has joined its group, and while broker or histories are away, which no restart mends."""
     metrics_port: Port = 9465
-    """0 takes a free port and prints it."""
+    """0 takes a free port and prints it; each process of a host needs its own."""
     max_batch: int = Field(2000, ge=1)
     """Events of one write: at 2,000 the commit to disk is a twentieth of it, and a full batch takes about 0.1 s."""
     replay: str = "committed"
