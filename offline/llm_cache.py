@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from offline.errors import ResponseCacheError
 from offline.replies import Reply, Usage
+from reranker.sqlite_files import cut_log, turn_log_on
 
 CACHE_FILE = "llm-cache.sqlite"
 """Its usual name, in the dataset directory whose stages it serves."""
@@ -133,7 +134,7 @@ class ResponseCache:
                 chosen = "DELETE FROM replies WHERE id IN (SELECT reply FROM tags WHERE tag = ?)"
                 count = self._connection.execute(chosen, (tag,)).rowcount
             # The log still holds the pages as they were before.
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cut_log(self._connection)
         return count
 
     def book(self, stage: str, model: str, usage: Usage, cost: float) -> None:
@@ -182,7 +183,8 @@ class ResponseCache:
                 f"{self.path} holds replies of format {found}, this version reads format {FORMAT}: "
                 "use the version that wrote it, or another file"
             )
-        for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
+        turn_log_on(self._connection)
+        for setting in ("synchronous = NORMAL", "foreign_keys = ON", "secure_delete = ON"):
             self._connection.execute(f"PRAGMA {setting}")
         with self._transaction():
             for statement in filter(str.strip, _SCHEMA.split(";")):

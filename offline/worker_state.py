@@ -27,6 +27,7 @@ from offline.records import Item, Review, ReviewAspects
 from offline.worker_events import Change, Erasure, ItemChange, Origin, ReviewChange
 from reranker.halves import user_hash
 from reranker.records import Persona, Vector
+from reranker.sqlite_files import turn_log_on
 
 BUSY_SECONDS = 30.0
 """How long one process waits for another's commit, which takes milliseconds: by then the other one hangs."""
@@ -426,12 +427,16 @@ class WorkerState:
         return int(row[0]) if row else -1
 
     def forget_pages(self) -> None:
-        """Cut the write-ahead log, which still holds the pages of what was deleted as they were."""
+        """Cut the write-ahead log, which still holds the pages of what was deleted as they were.
+
+        An export that reads meanwhile keeps it from being cut, and does so itself when it is done.
+        """
         with self._doing("write"):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _prepare(self, space: str) -> None:
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+        turn_log_on(self._connection)
+        for setting in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             self._connection.execute(f"PRAGMA {setting}")
         with self._transaction() as connection:
             found = connection.execute("PRAGMA user_version").fetchone()[0]

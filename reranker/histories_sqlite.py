@@ -10,6 +10,7 @@ from reranker.errors import HistoryStoreError
 from reranker.halves import Half, aspects_half, interaction_half, joined, user_hash
 from reranker.histories_sqlite_formats import prepare
 from reranker.records import Event, Update
+from reranker.sqlite_files import cut_log
 
 # A reader waits this long for a writer's commit before it gives up; a merge of 1,000 events commits in about 20 ms.
 BUSY_SECONDS = 1.0
@@ -108,12 +109,7 @@ class SqliteHistoryStore:
                 connection.execute(_DROP_EMPTY, (user_id,))
         # The write-ahead log still holds the pages as they were, until it is written back and cut.
         with self._doing("write"), self._lock:
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise HistoryStoreError(
-                f"what was erased is still in the log of {self.path}: another process, a backup perhaps, reads the "
-                "file as it was before. Once it is done, erase again"
-            )
+            cut_log(self._connection)
 
     def erased_until(self, user_id: str) -> int | None:
         with self._doing("read"), self._lock:

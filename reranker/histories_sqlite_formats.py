@@ -11,6 +11,7 @@ import numpy as np
 from reranker.errors import HistoryStoreError
 from reranker.halves import aspects_half, interaction_half
 from reranker.records import Event
+from reranker.sqlite_files import turn_log_on
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
     Raises HistoryStoreError for a format of a later version.
     """
-    connection.execute("PRAGMA journal_mode = WAL")
+    turn_log_on(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
     if _format(connection) == FORMAT:

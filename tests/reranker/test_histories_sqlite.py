@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -83,13 +84,25 @@ def test_two_that_open_a_file_of_format_1_at_once_both_find_it_whole(file_of_for
     assert found == [2] * 4
 
 
+def test_many_that_make_a_file_at_once_all_have_it(tmp_path: Path) -> None:
+    at_once = threading.Barrier(6)
+
+    def make(number: int) -> None:
+        at_once.wait()
+        SqliteHistoryStore(tmp_path / f"{number // 6}.sqlite").close()
+
+    # One of a hundred is refused where nobody asks again.
+    with ThreadPoolExecutor(6) as pool:
+        assert len(list(pool.map(make, range(1200)))) == 1200
+
+
 def test_an_erasure_that_a_long_reader_keeps_from_the_files_is_no_erasure_yet(tmp_path: Path) -> None:
     path = tmp_path / "histories.sqlite"
     with closing(SqliteHistoryStore(path)) as store, closing(sqlite3.connect(path)) as backup:
         store.merge({"erased-user": [Event("event-of-theirs", "i", 5)]})
         backup.execute("BEGIN")
         backup.execute("SELECT * FROM sqlite_master").fetchone()
-        with pytest.raises(HistoryStoreError, match="erase again"):
+        with pytest.raises(HistoryStoreError, match="another process, a backup perhaps"):
             store.erase({"erased-user": 5})
         assert store.read("erased-user", 9) is None, "nobody is shown it meanwhile"
         backup.rollback()
