@@ -78,10 +78,7 @@ class Index:
         return places
 
     def weighted(self, places: Places, weights: NDArray[np.float32]) -> Vector:
-        """Return the sum of the items as parts of a history, each times its weight, shape (dimension,).
-
-        weights: shape (m,), of the first m places.
-        """
+        """Return the sum of the items as parts of a history, each times its weight, shape (dimension,)."""
         total = np.zeros(self.dimension, np.float32)
         for number, segment in enumerate(self.segments):
             kernels.add_weighted(weights, places.segments, places.rows, number, segment.arrays.interactions, total)

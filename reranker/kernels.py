@@ -113,10 +113,7 @@ def add_weighted(
     vectors: Vector,
     out: Vector,
 ) -> None:
-    """Add the vectors of the items of one segment, each times its weight, to `out`, shape (dimension,).
-
-    Items beyond the last weight are left out.
-    """
+    """Add the vectors of the items of one segment, each times its weight, to `out`, shape (dimension,)."""
     for number in range(len(weights)):
         if segments[number] == segment and weights[number] > 0:
             for at in range(len(out)):

@@ -64,7 +64,7 @@ def build_profile(
 ) -> Profile:
     """Embed a history, newest event first.
 
-    places: where the index has the events' items, and perhaps others after them, if the caller has looked already.
+    places: where the index has the events' items, if the caller has looked already.
 
     An event's share is its decay times its weight by `feedback`. Events without a vector, or of weight 0, are passed
     over before the decay is counted, so that an item unknown to the index ages nothing. Aspects of another embedding
@@ -73,7 +73,7 @@ def build_profile(
     if places is None:
         places = index.locate([event.item_id for event in events])
     said = tuple([_fits(event, index) for event in events])
-    strengths, held = np.array(feedback.weights(events), np.float32), places.segments[: len(events)] >= 0
+    strengths, held = np.array(feedback.weights(events), np.float32), places.segments >= 0
     strengths[~(held | said) if True in said else ~held] = 0
     weights = kernels.decay(strengths, gamma)
     return Profile(

@@ -27,6 +27,7 @@ from reranker.unscored import first_stage_items
 from reranker.v1 import reranker_pb2 as pb
 from reranker.validation import (
     DEFAULT_N,
+    Ranking,
     check_count,
     check_id,
     check_ids,
@@ -113,23 +114,12 @@ class RerankerService:
         stages, request = Stages(), sent.request
         check_rerank(request, self._settings.limits)
         item_ids, first_stage = read_candidates(sent, self._settings.limits)
+        ask = self._ask(request, item_ids, first_stage, request.top_k, call)
         unscored = self._unscored(request, call, stages)
-        events, degraded = self._events(request) if unscored is None else ((), unscored)
-        stages.mark("history")
-        ask = Ask(
-            item_ids=item_ids,
-            first_stage=first_stage,
-            top_k=request.top_k,
-            explain=_explain(request),
-            fusion=request.fusion,
-            weight=self._weight(request),
-            rules=read_rules(request, item_ids, request.top_k),
-            variant=request.variant,
-            user_id=request.user_id,
-            call=call,
-        )
         if unscored is not None:
-            return self._in_first_stage_order(ask, degraded, stages)
+            return self._in_first_stage_order(ask, unscored, stages)
+        events, degraded = self._events(request)
+        stages.mark("history")
         return self._answer(ask, events, degraded, stages)
 
     def Recommend(self, request: pb.RecommendRequest, call: Call = UNTIMED) -> bytes:
@@ -140,20 +130,9 @@ class RerankerService:
         stages.mark("history")
         candidates = self._generate(generator, request, seen)
         degraded = [*degraded, *_GENERATED.get(candidates.source, ())]
-        unscored = self._unscored(request, call, stages)
+        ask = self._ask(request, ItemIds.of(candidates.item_ids), candidates.scores, request.n or DEFAULT_N, call)
         stages.mark("generate")
-        ask = Ask(
-            item_ids=ItemIds.of(candidates.item_ids),
-            first_stage=candidates.scores,
-            top_k=request.n or DEFAULT_N,
-            explain=_explain(request),
-            fusion=request.fusion,
-            weight=self._weight(request),
-            rules=read_rules(request, candidates.item_ids, request.n or DEFAULT_N),
-            variant=request.variant,
-            user_id=request.user_id,
-            call=call,
-        )
+        unscored = self._unscored(request, call, stages)
         if unscored is not None:
             ranking = self._in_first_stage_order(ask, [*degraded, *unscored], stages)
         else:
@@ -200,7 +179,22 @@ class RerankerService:
             history_length=settings.history_length,
         )
 
-    def _unscored(self, request: pb.RerankRequest | pb.RecommendRequest, call: Call, stages: Stages) -> Degraded | None:
+    def _ask(self, request: Ranking, item_ids: ItemIds, first_stage: Scores, top_k: int, call: Call) -> Ask:
+        given = request.HasField("fusion_weight")
+        return Ask(
+            item_ids=item_ids,
+            first_stage=first_stage,
+            top_k=top_k,
+            explain=request.explain if request.HasField("explain") else True,
+            fusion=request.fusion,
+            weight=request.fusion_weight if given else self._settings.fusion_weight,
+            rules=read_rules(request, item_ids, top_k),
+            variant=request.variant,
+            user_id=request.user_id,
+            call=call,
+        )
+
+    def _unscored(self, request: Ranking, call: Call, stages: Stages) -> Degraded | None:
         """Return None if the candidates are to be scored, else what that degrades: nothing where the caller asked."""
         if request.fusion == pb.FUSION_FIRST_STAGE:
             return []
@@ -247,9 +241,8 @@ class RerankerService:
         # Looked up together: a lookup costs the same for ten items more.
         past = hash_ids([event.item_id for event in events], len(events))
         located = index.find(np.concatenate((past, ask.item_ids.hashes)))
-        places = located[len(events) :]
-        settings = self._settings
-        profile = build_profile(events, index, settings.gamma, settings.feedback, located)
+        places, settings = located[len(events) :], self._settings
+        profile = build_profile(events, index, settings.gamma, settings.feedback, located[: len(events)])
         stages.mark("profile")
         ranking = rerank(index, profile.vector, places, ask.first_stage, ask.weight, ask.rules)
         stages.mark("score")
@@ -314,9 +307,6 @@ class RerankerService:
             )
         return self._generator
 
-    def _weight(self, request: pb.RerankRequest | pb.RecommendRequest) -> float:
-        return request.fusion_weight if request.HasField("fusion_weight") else self._settings.fusion_weight
-
     def _count(self, ask: Ask, degraded: Degraded, stages: Stages) -> None:
         self._answers += 1
         if ask.call.trace:
@@ -346,10 +336,6 @@ _GENERATED: dict[Source, Degraded] = {
     Source.HISTORY: [pb.DEGRADATION_CANDIDATES_FROM_HISTORY],
     Source.POPULAR: [pb.DEGRADATION_CANDIDATES_POPULAR],
 }
-
-
-def _explain(request: pb.RerankRequest | pb.RecommendRequest) -> bool:
-    return request.explain if request.HasField("explain") else True
 
 
 def _reason(degradation: "pb.Degradation.ValueType") -> str:
