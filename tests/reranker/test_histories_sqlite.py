@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -82,18 +81,6 @@ def test_two_that_open_a_file_of_format_1_at_once_both_find_it_whole(file_of_for
     for thread in threads:
         thread.join()
     assert found == [2] * 4
-
-
-def test_many_that_make_a_file_at_once_all_have_it(tmp_path: Path) -> None:
-    at_once = threading.Barrier(6)
-
-    def make(number: int) -> None:
-        at_once.wait()
-        SqliteHistoryStore(tmp_path / f"{number // 6}.sqlite").close()
-
-    # One of a hundred is refused where nobody asks again.
-    with ThreadPoolExecutor(6) as pool:
-        assert len(list(pool.map(make, range(1200)))) == 1200
 
 
 def test_an_erasure_that_a_long_reader_keeps_from_the_files_is_no_erasure_yet(tmp_path: Path) -> None:
