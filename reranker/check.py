@@ -24,7 +24,7 @@ from reranker.tokens import read_tokens
 from reranker.tracing import open_tracing
 from reranker.worker import load_generator
 
-_SECRETIVE_URL = re.compile(r"\b[a-z+]+://\S*[@?]\S*")
+_SECRETIVE_URL = re.compile(r"\b[a-z+]+://\S*[@?]\S*", re.IGNORECASE)
 """What may hold a password: a URL with a user part or a query."""
 
 
@@ -59,7 +59,7 @@ def findings(settings: ServerSettings) -> Iterator[Finding]:
 
 def shown_settings(settings: ServerSettings) -> dict[str, str]:
     """Return every setting as it may be shown, tables as table.setting: no secret, no password of an address."""
-    return {name: _shown(value) for name, value in _flat(settings.model_dump(mode="json"))}
+    return {name: _setting(value) for name, value in _flat(settings.model_dump(mode="json"))}
 
 
 def _flat(table: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
@@ -71,8 +71,16 @@ def _flat(table: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
             yield within + name, value
 
 
-def _shown(value: Any) -> str:
-    return "not set" if value is None else _SECRETIVE_URL.sub(lambda url: shown_address(url[0]), str(value))
+def _setting(value: Any) -> str:
+    if value is None:
+        return "not set"
+    text = str(value)
+    # As a whole: a password may have spaces.
+    return shown_address(text) if "://" in text and ("@" in text or "?" in text) else text
+
+
+def _shown(told: str) -> str:
+    return _SECRETIVE_URL.sub(lambda url: shown_address(url[0]), told)
 
 
 def _index(settings: ServerSettings) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis import Redis, RedisCluster, RedisError
 from redis.backoff import NoBackoff
@@ -194,7 +193,7 @@ def _connect(url: str, timeout: float) -> Any:
 def _address(url: str) -> str:
     """Return host, or host:port, of the URL, which may hold a password and must not be shown."""
     server = server_of(url)
-    if server is None or urlsplit(url).scheme not in {"redis", "rediss", "redis+cluster"}:
+    if server is None or url.partition("://")[0] not in {"redis", "rediss", "redis+cluster"}:
         raise ConfigurationError(
             "histories is not of the form redis://HOST:PORT/DB, rediss://... or redis+cluster://...; in a password, "
             "/ is written %2F, ? %3F, # %23 and @ %40"

@@ -25,7 +25,7 @@ def redis(tmp_path: Path) -> Iterator[RedisProcess]:
         yield running
 
 
-@pytest.mark.parametrize("url", ["http://host", "redis://", "redis+cluster:///0", "amqp://host"])
+@pytest.mark.parametrize("url", ["http://host", "redis://", "redis+cluster:///0", "amqp://host", "REDIS://host"])
 def test_an_address_of_no_redis_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="redis://HOST"):
         open_histories(url)

@@ -44,6 +44,22 @@ def test_the_example_shows_the_defaults() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:s3cret@host:6379/0",
+        "REDIS://user:s3cret@host:6379/0",
+        "redis://:s3@cret@host",
+        "redis://:s3/cret@host",
+        "redis://:a s3cret b@host",
+        "redis://host/0?password=s3cret",
+    ],
+)
+def test_no_password_of_an_address_is_shown(url: str) -> None:
+    shown = shown_settings(ServerSettings(histories=url, milvus_uri=url))
+    assert not any("s3" in told or "cret" in told for told in shown.values())
+
+
 def test_as_it_stands_the_example_changes_nothing() -> None:
     assert ServerSettings(config=EXAMPLE) == ServerSettings().model_copy(update={"config": EXAMPLE})
 
