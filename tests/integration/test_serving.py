@@ -299,6 +299,15 @@ def test_recommend_for_a_user_the_generator_does_not_know(server: Server) -> Non
     assert len(nobody.items) == 10
 
 
+def test_a_limit_on_inline_histories_is_none_on_what_a_user_has_seen(
+    tmp_path: Path, published: Published, histories: Path, generator: Path
+) -> None:
+    limited = f"--generator={generator}"
+    with serving(tmp_path, published.uri, histories, limited, workers=1, MAX_HISTORY_EVENTS="1") as server:
+        recommended = server.client.recommend("newcomer", 1000).ranking
+    assert not {event.item_id for event in NEWCOMERS["newcomer"]} & set(ids(recommended))
+
+
 def test_what_a_user_disliked_is_neither_recommended_nor_looked_for(server: Server, store: HistoryStore) -> None:
     store.merge({"grumbler": [Event("e1", "dracula", 1, "dislike"), Event("e2", "emma", 2, "", 1.0)]})
     ranking = server.client.recommend("grumbler", 1000).ranking
