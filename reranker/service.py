@@ -87,7 +87,8 @@ class RerankerService:
     """The contract of reranker.proto over an index, a history store and, for Recommend, a candidate generator.
 
     A method a RPC, each from a parsed request to a message or its bytes. None awaits anything: a request takes a
-    fraction of a millisecond, less than handing it to a thread would cost.
+    fraction of a millisecond, less than handing it to a thread would cost. GetItemPersonas of a thousand items
+    takes some 40 ms, as the contract says.
     """
 
     def __init__(

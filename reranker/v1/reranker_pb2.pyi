@@ -780,7 +780,9 @@ class GetItemPersonasRequest(_message.Message):
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 1000 items."""
+        """1 to 1000 items. A thousand keep a worker for some 40 ms, in which it answers nobody else: where pages wait for it,
+        ask for tens.
+        """
 
     def __init__(
         self,

