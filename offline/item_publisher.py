@@ -32,8 +32,11 @@ class ItemPublisher:
         """
         if not (found or gone):
             return 0
-        if self._store.version() is None:
-            return publish(found, self._store, self._encoder, tell=self._tell).written
+        first = self._store.version() is None
+        written = publish(found, self._store, self._encoder, tell=self._tell).written if first else 0
+        return written + self._update(found, gone)
+
+    def _update(self, found: Sequence[Document], gone: Sequence[str]) -> int:
         with leased(self._store.milvus, WRITING, LEASE_WAIT_SECONDS) as lease:
             # Asked with the lease held: nobody switches to another version now.
             version = self._current()

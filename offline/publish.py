@@ -13,9 +13,9 @@ from offline.encoder import Embedder
 from offline.text import interaction_text, persona_text, summary_of
 from offline.verify import verify
 from offline.version_writer import Tell, VersionWriter, tell_nobody
-from offline.versions import KEEP_VERSIONS, SWITCH_WAIT_SECONDS, Replayed, drop_old, drop_unfinished, replay
+from offline.versions import KEEP_VERSIONS, SWITCH_WAIT_SECONDS, Carried, carry, drop_old, drop_unfinished, replay
 from reranker.errors import EmbeddingSpaceError
-from reranker.leases import REBUILDING, WRITING, leased
+from reranker.leases import REBUILDING, WRITING, Lease, leased
 from reranker.personas_milvus import MilvusPersonaStore
 from reranker.records import IndexRow, Manifest, Persona, Vector
 from reranker.segment import IndexedItem
@@ -64,7 +64,7 @@ class PublishReport:
     unchanged: int
     deleted: int
     kept: int
-    """In the index but not in the dataset, and left there."""
+    """In the index but not in the dataset, and left there; by a rebuild taken along."""
     personas: int
     """Personas of the written items."""
     without_personas: int
@@ -72,7 +72,8 @@ class PublishReport:
     orphans: int = 0
     """Rows that a killed publisher left, deleted now."""
     left: tuple[str, ...] = ()
-    """Items that somebody changed in another embedding space while this was rebuilt: their change is not in it."""
+    """Items of another embedding space that are not in the dataset, or that somebody changed while this was rebuilt:
+    they, or their change, are not in the new version."""
 
 
 def documents(dataset: Dataset) -> list[Document]:
@@ -98,7 +99,8 @@ def publish(
 ) -> PublishReport:
     """Bring the index in line with `found`, touching only items that changed.
 
-    rebuild: write a new version, verify it, and switch to it; needed for another encoder.
+    rebuild: write a new version, verify it, and switch to it; needed for another encoder. Items that are not in `found`
+    are taken along from the old one, if they are of the encoder's space.
     prune: delete items of the index that are not in `found`.
     keep_versions: how many versions a rebuild leaves beside the new one.
     tell: told of the manifests that are stored, as `reranker.feed.FeedWriter.tell` is.
@@ -106,8 +108,12 @@ def publish(
     Raises EmbeddingSpaceError if the index is of another space and `rebuild` is not set, IndexBusyError while another
     publisher writes, VerificationError if a new version is not what was to be written.
     """
-    if rebuild or store.version() is None:
-        return _rebuild(found, store, encoder, keep_versions, tell, report)
+    if not rebuild and store.version() is not None:
+        return _update(found, store, encoder, prune, tell, report)
+    with leased(store.milvus, REBUILDING) as lease:
+        # Asked with the lease held: whoever had it before may have published for the first time.
+        if rebuild or store.version() is None:
+            return _rebuild(found, store, encoder, lease, prune, keep_versions, tell, report)
     return _update(found, store, encoder, prune, tell, report)
 
 
@@ -145,30 +151,49 @@ def _rebuild(
     found: Sequence[Document],
     store: MilvusPersonaStore,
     encoder: Embedder,
+    lease: Lease,
+    prune: bool,
     keep_versions: int,
     tell: Tell,
     report: Callable[[int], None],
 ) -> PublishReport:
-    with leased(store.milvus, REBUILDING) as lease:
-        drop_unfinished(store)
-        base = store.version()
-        began = _newest(store, base)
-        version = store.create(encoder.dimension)
-        writer = VersionWriter(store, version, encoder.space, encoder.dimension, lease, began)
-        _write(writer, encoder, found, report)
-        # From here on nobody writes to the version in use, so that none of its changes is left behind.
-        with leased(store.milvus, WRITING, SWITCH_WAIT_SECONDS) as writing:
-            writer.lease, writer.generation = writing, max(writer.generation, _newest(store, base))
-            since = replay(store, base, began, writer) if base else Replayed((), ())
-            _finish(store, writer, found, since)
-        tell(manifest for manifest, _ in store.manifests(writer.version, vectors=False))
-        drop_old(store, keep_versions)
-    return replace(_reported(writer.version, found), left=since.left)
+    drop_unfinished(store)
+    base = store.version()
+    began = _newest(store, base)
+    others = _others(store, base, found)
+    writer = VersionWriter(store, store.create(encoder.dimension), encoder.space, encoder.dimension, lease, began)
+    _write(writer, encoder, found, report)
+    carried = carry(store, base, others, writer) if base and not prune else Carried((), ())
+    # From here on nobody writes to the version in use, so that none of its changes is left behind.
+    with leased(store.milvus, WRITING, SWITCH_WAIT_SECONDS) as writing:
+        writer.lease, writer.generation = writing, max(writer.generation, _newest(store, base))
+        since = replay(store, base, began, writer) if base else Carried((), ())
+        _finish(store, writer, found, [*carried.manifests, *since.manifests])
+    tell(manifest for manifest, _ in store.manifests(writer.version, vectors=False))
+    drop_old(store, keep_versions)
+    return replace(
+        _reported(writer.version, found),
+        deleted=len(others) if prune else 0,
+        kept=len(carried.manifests),
+        left=tuple(dict.fromkeys([*carried.left, *since.left])),
+    )
 
 
-def _finish(store: MilvusPersonaStore, writer: VersionWriter, found: Sequence[Document], since: Replayed) -> None:
+def _others(store: MilvusPersonaStore, version: str | None, found: Sequence[Document]) -> list[str]:
+    """Return the items of a version that are not among the documents."""
+    if version is None:
+        return []
+    named = {document.item.item_id for document in found}
+    manifests = (manifest for manifest, _ in store.manifests(version, vectors=False))
+    return sorted(m.item_id for m in manifests if not m.deleted and m.item_id not in named)
+
+
+def _finish(
+    store: MilvusPersonaStore, writer: VersionWriter, found: Sequence[Document], taken: Sequence[Manifest]
+) -> None:
+    """Verify that the new version holds the documents, but of what was taken over from the old one that; switch."""
     expected = {document.item.item_id: document.fingerprint(writer.space) for document in found}
-    for manifest in since.manifests:
+    for manifest in taken:
         expected.pop(manifest.item_id, None)
         if not manifest.deleted:
             expected[manifest.item_id] = manifest.fingerprint

@@ -1,5 +1,6 @@
 """From one version of the index to another: changes taken along, versions switched, old ones deleted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offline.version_writer import Tell, VersionWriter, tell_nobody
@@ -17,13 +18,13 @@ KEEP_VERSIONS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """What became of the changes of another version."""
+class Carried:
+    """What became of items of another version."""
 
     manifests: tuple[Manifest, ...]
     """Those that were taken along, as they were there."""
     left: tuple[str, ...]
-    """Items whose vectors are of another embedding space: what changed of them is not in this version."""
+    """Items whose vectors are of another embedding space: they are in this version as they were, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +40,22 @@ class RollbackReport:
     """Items that had changed since and could not be: they are as they were, or not there."""
 
 
-def replay(store: MilvusPersonaStore, source: str, newer_than: int, writer: VersionWriter) -> Replayed:
+def replay(store: MilvusPersonaStore, source: str, newer_than: int, writer: VersionWriter) -> Carried:
     """Write what changed in `source` after a generation: deletions, and items of the writer's space, as they are there.
 
     Done twice, it is as if done once.
     """
     store.ensure_loaded(source)
-    changed = store.item_ids(source, newer_than)
+    return carry(store, source, store.item_ids(source, newer_than), writer)
+
+
+def carry(store: MilvusPersonaStore, source: str, item_ids: Sequence[str], writer: VersionWriter) -> Carried:
+    """Write items as they are in `source`, those that are deleted there and those of the writer's space."""
     taken: list[Manifest] = []
     left: list[str] = []
-    for item_ids in batches(changed):
-        writer.manifests |= {manifest.item_id: manifest for manifest in store.manifests_of(writer.version, item_ids)}
-        found = list(store.fetch(source, item_ids))
+    for batch in batches(item_ids):
+        writer.manifests |= {manifest.item_id: manifest for manifest in store.manifests_of(writer.version, batch)}
+        found = list(store.fetch(source, batch))
         gone = [item.manifest for item, _ in found if item.manifest.deleted]
         alive = [(item, space) for item, space in found if not item.manifest.deleted]
         same = [item for item, space in alive if space == writer.space]
@@ -58,7 +63,7 @@ def replay(store: MilvusPersonaStore, source: str, newer_than: int, writer: Vers
         writer.write(same)
         taken += [*gone, *(item.manifest for item in same)]
         left += [item.manifest.item_id for item, space in alive if space != writer.space]
-    return Replayed(tuple(taken), tuple(left))
+    return Carried(tuple(taken), tuple(left))
 
 
 def roll_back(store: MilvusPersonaStore, tell: Tell = tell_nobody) -> RollbackReport:

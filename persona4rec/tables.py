@@ -132,8 +132,8 @@ def _left(item_ids: Sequence[str]) -> list[str]:
         return []
     named = ", ".join(item_ids[:3]) + (", ..." if len(item_ids) > 3 else "")
     return [
-        f"  {len(item_ids)} items changed meanwhile in another embedding space; that change is not in this version: "
-        f"publish them again ({named})"
+        f"  {len(item_ids)} items are there in another embedding space: they, or what changed of them, are not in this "
+        f"version: publish them again ({named})"
     ]
 
 

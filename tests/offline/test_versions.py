@@ -1,14 +1,18 @@
 """Versions, leases and verification on a real Milvus: who may write, what is taken along, what is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, repeat
 from unittest.mock import patch
 
 import pytest
 
 from offline.errors import VerificationError
+from offline.item_publisher import ItemPublisher
 from offline.publish import Document, publish
+from offline.version_writer import tell_nobody
 from offline.versions import roll_back
 from reranker import leases
 from reranker.errors import ConfigurationError, IndexBusyError
@@ -78,6 +82,54 @@ def test_a_rebuild_takes_along_what_others_publish_meanwhile_and_old_versions_go
     assert names(store, few) == named([few[0], changed[1], *few[2:]])
     assert [(v.name, v.in_use) for v in store.versions()] == [(old, False), (report.version, True)]
     assert oldest not in {version.name for version in store.versions()}
+
+
+def test_a_rebuild_takes_along_what_is_not_in_the_dataset(
+    store: MilvusPersonaStore, few: tuple[Document, ...]
+) -> None:
+    publish(few, store, ONE)
+    publish(few[1:], store, ONE, prune=True)
+    report = publish([renamed(few[1]), few[2]], store, ONE, rebuild=True)
+    assert (report.written, report.kept, report.deleted, report.left) == (2, 1, 0, ())
+    assert names(store, few) == [[], *named([renamed(few[1]), *few[2:]])], "and nothing that was deleted comes back"
+
+
+def test_a_rebuild_leaves_out_what_the_dataset_lacks_only_when_asked_to(
+    store: MilvusPersonaStore, few: tuple[Document, ...]
+) -> None:
+    publish(few, store, ONE)
+    report = publish(few[1:], store, ONE, rebuild=True, prune=True)
+    assert (report.written, report.kept, report.deleted) == (3, 0, 1)
+    assert names(store, few) == [[], *named(few[1:])]
+
+
+def test_a_rebuild_in_another_space_names_what_it_cannot_take_along(
+    store: MilvusPersonaStore, few: tuple[Document, ...]
+) -> None:
+    publish(few, store, ONE)
+    report = publish(few[1:], store, TWO, rebuild=True)
+    assert (report.kept, report.left) == (0, (few[0].item.item_id,))
+    assert names(store, few) == [[], *named(few[1:])]
+
+
+def test_who_waited_for_the_first_publisher_adds_to_what_that_one_wrote(
+    store: MilvusPersonaStore, few: tuple[Document, ...]
+) -> None:
+    publish(few[:2], store, ONE)
+    with asked_before_the_first(store):
+        publish(few[2:3], store, ONE)
+    publisher = ItemPublisher(store, ONE, tell_nobody)
+    with asked_before_the_first(store):
+        assert publisher.publish(few[3:], [few[0].item.item_id]) == 2
+    assert names(store, few) == [[], *named(few[1:])]
+
+
+@contextmanager
+def asked_before_the_first(store: MilvusPersonaStore) -> Iterator[None]:
+    """Let the next publisher have asked for the version in use before there was one."""
+    versions = chain([None], repeat(store.version()))
+    with patch.object(store, "version", lambda: next(versions)):
+        yield
 
 
 def test_fewer_versions_than_are_kept_all_stay(store: MilvusPersonaStore, few: tuple[Document, ...]) -> None:
