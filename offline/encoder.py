@@ -1,6 +1,7 @@
 """The only place that turns text into vectors, and the id of the space they are in."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ class SentenceEncoder(BothSidesAlike):
 
         prompt = self.model.prompts.get(self.model.default_prompt_name) if self.model.default_prompt_name else None
         features = batch_to_device(self.model.preprocess(list(texts), prompt=prompt), self.model.device)
-        return normalize(self.model(features)["sentence_embedding"], dim=1)
+        # A model may be stored in half precision: what averages and compares its vectors is single precision.
+        return normalize(self.model(features)["sentence_embedding"].float(), dim=1)
 
 
 def load_encoder(name: str = BUNDLED) -> SentenceEncoder:
@@ -159,7 +161,15 @@ def _fingerprint(folder: Path) -> str:
         digest.update(path.relative_to(folder).as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(_prompt(folder))
     return digest.hexdigest()[:12]
+
+
+def _prompt(folder: Path) -> bytes:
+    """Return what the model's own settings put before every text; empty for most. Not of library versions."""
+    path = folder / "config_sentence_transformers.json"
+    settings = json.loads(path.read_bytes()) if path.is_file() else {}
+    return str((settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or "").encode()
 
 
 def _quiet() -> None:

@@ -1,3 +1,4 @@
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -109,6 +110,23 @@ def test_whatever_decides_a_vector_decides_the_space(copy: Path, file: str, chan
     before = load_encoder(str(copy)).space
     rewrite(copy / file, change)
     assert load_encoder(str(copy)).space != before
+
+
+def test_a_prompt_before_every_text_decides_the_space_but_versions_do_not(copy: Path) -> None:
+    before = load_encoder(str(copy)).space
+    settings = copy / "config_sentence_transformers.json"
+    rewrite(settings, lambda text: text.replace(b"4.6.1", b"5.0.0"))
+    assert load_encoder(str(copy)).space == before
+    rewrite(settings, with_prompt("query: "))
+    queries = load_encoder(str(copy)).space
+    rewrite(settings, with_prompt("passage: "))
+    assert len({before, queries, load_encoder(str(copy)).space}) == 3
+
+
+def with_prompt(prompt: str) -> Callable[[bytes], bytes]:
+    return lambda text: json.dumps(
+        json.loads(text) | {"prompts": {"own": prompt}, "default_prompt_name": "own"}
+    ).encode()
 
 
 def test_other_templates_are_another_space(encoder: CachedEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
