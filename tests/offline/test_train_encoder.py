@@ -112,6 +112,16 @@ def test_training_embeds_as_publishing_and_evaluating_do(model: Path) -> None:
 # ---- when it stops ---------------------------------------------------------------------------------------------------
 
 
+def test_a_model_stored_in_half_precision_is_trained(model: Path, tmp_path: Path) -> None:
+    half = SentenceTransformer(str(model))
+    half.to(torch.bfloat16).save(str(tmp_path / "half"), create_model_card=False)
+    found = train_encoder(
+        load_encoder(str(tmp_path / "half")), data_of(load_encoder(str(model))), texts(), replace(SETTINGS, epochs=1)
+    )
+    assert np.isfinite(found.points[-1].loss)
+    assert found.encoder.encode(["a book"]).dtype == np.float32
+
+
 def test_the_best_epoch_is_kept(model: Path) -> None:
     encoder = load_encoder(str(model))
     data = data_of(encoder)
