@@ -18,6 +18,7 @@ TIMEOUT_SECONDS = 60.0
 BATCH_ROWS = 500
 ID_BYTES = 300  # an item id (256) with the 26 bytes that a row id adds, and room
 TEXT_BYTES = 65_535  # Milvus's own limit for VARCHAR
+JSON_BYTES = 65_536  # and for JSON
 # pymilvus pings an idle server every 10 s, which gRPC servers answer with GOAWAY "too_many_pings" unless they were told
 # to expect it, as milvus-lite is not; its shared connections then refuse the next client. A call still pings.
 CHANNEL = {"grpc.keepalive_permit_without_calls": False}

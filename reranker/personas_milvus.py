@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import orjson
 from pymilvus import DataType
 
-from reranker.milvus import ID_BYTES, NO_VECTOR, TEXT_BYTES, TIMEOUT_SECONDS, Milvus, batches, literals
+from reranker.milvus import ID_BYTES, JSON_BYTES, NO_VECTOR, TEXT_BYTES, TIMEOUT_SECONDS, Milvus, batches, literals
 from reranker.records import IndexRow, Manifest, Persona, Vector
 from reranker.segment import IndexedItem
 
@@ -27,6 +28,10 @@ _STAMP = "%Y%m%dt%H%M%S%f"
 
 _MANIFEST_FIELDS = ["item_id", "generation", "space", "row_ids", "title", "summary", "vector", "fingerprint", "deleted"]
 _ROW_FIELDS = ["row_id", "item_id", "vector", "text"]
+
+_WORDS = ("name", "description", "preference_rationale")
+# Of each of these: all three fit a JSON field even with every character escaped by another.
+WORDS_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +254,16 @@ def _fields(*, vectors: bool) -> list[str]:
 
 def _milvus_row(row: IndexRow) -> dict[str, Any]:
     kind = "persona" if row.persona else "summary"
-    text = asdict(row.persona) if row.persona else {}
+    text = _persona_fitting(row.persona) if row.persona else {}
     return {"row_id": row.row_id, "item_id": row.item_id, "kind": kind, "text": text, "vector": row.vector}
+
+
+def _persona_fitting(persona: Persona) -> dict[str, Any]:
+    """Return as much of a persona as a JSON field takes: of thousands of reviews only the first are named."""
+    text = asdict(persona) | {name: _fitting(getattr(persona, name), WORDS_BYTES) for name in _WORDS}
+    while len(orjson.dumps(text)) > JSON_BYTES and text["evidence"]:
+        text["evidence"] = text["evidence"][: len(text["evidence"]) // 2]
+    return text
 
 
 def _index_row(row: dict[str, Any]) -> IndexRow:
@@ -273,9 +286,9 @@ def _milvus_manifest(manifest: Manifest, space: str) -> dict[str, Any]:
     }
 
 
-def _fitting(text: str) -> str:
+def _fitting(text: str, most: int = TEXT_BYTES) -> str:
     """Return as much of a text as Milvus takes: one description of a book's length must not stop a publish."""
-    return text.encode()[:TEXT_BYTES].decode(errors="ignore")
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def _manifest(row: dict[str, Any]) -> Manifest:

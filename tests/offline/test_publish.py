@@ -5,7 +5,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import count
 from pathlib import Path
 from threading import Timer
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
+import orjson
 import pytest
 from pymilvus import MilvusClient
 
@@ -399,6 +400,24 @@ def test_an_item_is_published_alone_and_rows_that_a_killed_publish_left_of_it_go
     assert set(store.row_ids(store.version() or "")) == {
         row for one in manifests(store).values() for row in one.row_ids
     }
+
+
+@pytest.mark.parametrize("words", ["of a few words", '"' * 70_000, "\N{OWL}" * 70_000], ids=["few", "quotes", "owls"])
+def test_a_persona_of_thousands_of_reviews_fits_what_milvus_takes(
+    words: str, store: MilvusPersonaStore, books: tuple[Document, ...], encoder: Hashed
+) -> None:
+    """Milvus refuses a JSON field of more than 65,536 bytes; milvus-lite, which the tests run, takes any."""
+    reviews = tuple(f"{number:024}" for number in range(5000))
+    persona = replace(books[0].personas[0], description=words, evidence=reviews)
+    publish([replace(books[0], personas=(persona,))], store, encoder)
+    ((item, _),) = store.fetch(store.version() or "", [books[0].item.item_id])
+    stored = item.rows[0].persona
+    assert stored is not None
+    assert len(orjson.dumps(asdict(stored))) <= 65_536
+    assert words.startswith(stored.description)
+    assert len(stored.description) >= min(len(words), 2500)
+    assert len(stored.evidence) > 300
+    assert stored.evidence == reviews[: len(stored.evidence)]
 
 
 @pytest.mark.parametrize("when", ["between batches", "rows, no manifests"])
