@@ -84,9 +84,7 @@ def test_a_rebuild_takes_along_what_others_publish_meanwhile_and_old_versions_go
     assert oldest not in {version.name for version in store.versions()}
 
 
-def test_a_rebuild_takes_along_what_is_not_in_the_dataset(
-    store: MilvusPersonaStore, few: tuple[Document, ...]
-) -> None:
+def test_a_rebuild_takes_along_what_is_not_in_the_dataset(store: MilvusPersonaStore, few: tuple[Document, ...]) -> None:
     publish(few, store, ONE)
     publish(few[1:], store, ONE, prune=True)
     report = publish([renamed(few[1]), few[2]], store, ONE, rebuild=True)
