@@ -30,7 +30,7 @@ space of their own.
 | interactions | {data.events:,} of {len(data.users):,} users, {data.items:,} items in the catalogue |
 | alignments | {data.alignments:,} used, {data.alignments_left_out:,} left out |
 | LoRA | rank {shape.rank}, alpha {shape.alpha}, dropout {shape.dropout:g}, on {", ".join(trained.lora.targets)} |
-| loss | InfoNCE, temperature {settings.temperature:g}, batches of {settings.batch} pairs, decay {settings.gamma:g} |
+| loss | InfoNCE of at most {settings.batch} pairs, temperature {settings.temperature:g}, decay {settings.gamma:g} |
 | optimiser | AdamW, learning rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g} |
 | epochs | {best.epoch} kept of {trained.points[-1].epoch}, of at most {settings.steps} steps each |
 | seed | {trained.seed} |

@@ -17,12 +17,12 @@ from torch.nn.functional import normalize
 
 from offline.adapter import Adapter, Head
 from offline.training import (
-    EXAMS,
     TARGETS,
     Point,
     best_by_item,
     best_of,
     contested,
+    exams_of,
     finished,
     ndcg_of,
     profiles_of,
@@ -178,12 +178,12 @@ class Fit:
             self.parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         deal = Deal(0.5, settings.history_length, settings.gamma, COMPETITORS)
-        self.exam = batch_of(data, [*held_out] * EXAMS, deal, np.random.default_rng(seed)) if held_out else None
+        self.exams = exams_of(data, held_out, deal, seed)
         self.points = [Point(0, float("nan"), self._ndcg())]
 
     @property
     def finished(self) -> bool:
-        patience = self.settings.patience if self.exam else self.settings.epochs
+        patience = self.settings.patience if self.exams else self.settings.epochs
         return finished(self.points, self.settings.epochs, patience)
 
     def advance(self) -> None:
@@ -220,7 +220,7 @@ class Fit:
     @property
     def key(self) -> str:
         """What a state must have been saved with to be gone on from."""
-        return f"{self.data.fingerprint} {self.settings} {self.seed} {self.exam is None}"
+        return f"{self.data.fingerprint} {self.settings} {self.seed} {not self.exams}"
 
     def similarities(self, batch: Batch) -> torch.Tensor:
         """Return each profile's similarity to every vector an item can be found by, shape (profiles, vectors)."""
@@ -246,10 +246,12 @@ class Fit:
 
     @torch.no_grad()
     def _ndcg(self) -> float:
-        if self.exam is None:
+        if not self.exams:
             return float("nan")
-        best = best_by_item(self.similarities(self.exam), contested(self.data, self.exam)[1], len(self.exam.items))
-        return ndcg_of(best, self.exam, self.data.items)
+        return ndcg_of(((self._best(exam), exam) for exam in self.exams), self.data.items)
+
+    def _best(self, exam: Batch) -> torch.Tensor:
+        return best_by_item(self.similarities(exam), contested(self.data, exam)[1], len(exam.items))
 
 
 def _loss(similarities: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -19,12 +19,12 @@ from offline.encoder import SentenceEncoder
 from offline.infonce import Contest, contest_of, info_nce
 from offline.lora import Lora, Shape, adapt
 from offline.training import (
-    EXAMS,
     TARGETS,
     Point,
     best_by_item,
     best_of,
     contested,
+    exams_of,
     finished,
     ndcg_of,
     profiles_of,
@@ -49,7 +49,8 @@ class EncoderSettings:
 
     shape: Shape = field(default_factory=Shape)
     batch: int = 72
-    """Pairs of profile and persona in a step: the more, the more negatives each has."""
+    """Pairs of profile and persona in a step at most: the more, the more negatives each has. A user gives up to four,
+    so where most have few items there are fewer."""
     steps: int = 40
     """Of an epoch at most. Each epoch ends with embedding the whole catalogue, which costs as much as some ten steps
     where items have five personas; a larger data set is gone through over several epochs."""
@@ -142,7 +143,7 @@ class EncoderFit:
         # The catalogue as the encoder has it now: the frozen vectors to begin with, since no factor changes them yet.
         self.personas, self.events = torch.from_numpy(data.persona_vectors), torch.from_numpy(data.event_vectors)
         deal = Deal(0.5, settings.history_length, settings.gamma, data.items)
-        self.exam = batch_of(data, self.held_out * EXAMS, deal, np.random.default_rng(seed))
+        self.exams = exams_of(data, self.held_out, deal, seed)
         self.points = [Point(0, float("nan"), self._ndcg())]
         self.best_weights = self.lora.weights()
 
@@ -228,7 +229,9 @@ class EncoderFit:
         self.events = torch.from_numpy(encode(self.texts.events))
 
     def _ndcg(self) -> float:
-        rows, owners = contested(self.data, self.exam)
-        similarities = profiles_of(self.exam, self.events[torch.from_numpy(self.exam.vectors)]) @ self.personas[rows].T
-        best = best_by_item(similarities, owners, len(self.exam.items))
-        return ndcg_of(best, self.exam, self.data.items)
+        return ndcg_of(((self._best(exam), exam) for exam in self.exams), self.data.items)
+
+    def _best(self, exam: Batch) -> torch.Tensor:
+        rows, owners = contested(self.data, exam)
+        similarities = profiles_of(exam, self.events[torch.from_numpy(exam.vectors)]) @ self.personas[rows].T
+        return best_by_item(similarities, owners, len(exam.items))

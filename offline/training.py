@@ -1,6 +1,6 @@
 """What every training has in common: users held out to say when it stops, points of its curve, going on when killed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from offline.errors import DatasetError
 from offline.measures import ndcg_of_ranks
-from offline.training_data import Batch, TrainingData, UserEvents
+from offline.training_data import Batch, Deal, TrainingData, UserEvents, batch_of
 from offline.training_states import StateFile
 
 # Of all users: enough that trials differ by more than the noise of a hundred users' ranks, little to train without.
@@ -19,6 +19,8 @@ HELD_OUT = 0.2
 MIN_USERS = 20
 # Deals of each held-out user's items: the curve of a single one is so rough that trainings stop on noise.
 EXAMS = 4
+# Of profiles to personas, in memory at a time: half a GB of float32, more than a thousand users' of 20,000 items.
+EXAM_SIMILARITIES = 1 << 27
 # Targets are dealt between these shares of a user's items: short histories are met as often as long ones.
 TARGETS = (0.2, 0.8)
 
@@ -96,8 +98,9 @@ def require_users(data: TrainingData, what: str) -> None:
     """Raise DatasetError if there are too few users to hold some out."""
     if len(data.users) < MIN_USERS:
         raise DatasetError(
-            f"too few users to train {what}: {len(data.users)} have interactions with two items of the index or "
-            f"more, and it takes {MIN_USERS}. Add interactions, or go on without {what}"
+            f"too few users to train {what}: {len(data.users)} like two items of the index or more, and it takes "
+            f"{MIN_USERS}. Add interactions; say by [feedback] of the server's settings which ratings speak against an "
+            f"item, if it is not those below 3; or go on without {what}"
         )
 
 
@@ -120,9 +123,25 @@ def best_by_item(similarities: torch.Tensor, owners: torch.Tensor, items: int) -
     return nothing.scatter_reduce(1, owners.expand(len(similarities), -1), similarities, "amax")
 
 
-def ndcg_of(best: torch.Tensor, exam: Batch, items: int) -> float:
-    """Return the NDCG of the exam's targets, by the best similarity of each item; items of the user do not compete."""
+def exams_of(data: TrainingData, held_out: Sequence[UserEvents], deal: Deal, seed: int) -> list[Batch]:
+    """Deal the items of each held-out user several times, in pieces whose similarities fit the memory."""
+    random = np.random.default_rng(seed)
+    competing = int(data.offsets[-1] * min(1, deal.competitors / data.items))
+    users = max(1, EXAM_SIMILARITIES // max(1, competing))
+    asked = [*held_out] * EXAMS
+    return [batch_of(data, asked[start : start + users], deal, random) for start in range(0, len(asked), users)]
+
+
+def ndcg_of(bests: Iterable[tuple[torch.Tensor, Batch]], items: int) -> float:
+    """Return the NDCG of the targets of all exams, by the best similarity of each item."""
+    return ndcg_of_ranks((rank for best, exam in bests for rank in _ranks(best, exam)), items)
+
+
+def _ranks(best: torch.Tensor, exam: Batch) -> Iterator[int]:
+    """Yield the rank of each target, from 1; items of the user do not compete."""
     profiles, targets = torch.from_numpy(exam.profiles), torch.from_numpy(exam.targets)
-    others = best.masked_fill(torch.from_numpy(exam.seen), -torch.inf)[profiles]
-    ranks = 1 + (others > best[profiles, targets][:, None]).sum(1)
-    return ndcg_of_ranks(ranks.tolist(), items)
+    others, found = best.masked_fill(torch.from_numpy(exam.seen), -torch.inf), best[profiles, targets]
+    queries = max(1, EXAM_SIMILARITIES // 8 // best.shape[1])
+    for start in range(0, len(profiles), queries):
+        piece = slice(start, start + queries)
+        yield from (1 + (others[profiles[piece]] > found[piece, None]).sum(1)).tolist()

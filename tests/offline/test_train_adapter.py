@@ -103,6 +103,22 @@ def test_sampled_competitors_teach_too(data: TrainingData, monkeypatch: pytest.M
 # ---- when it stops, and what is chosen -------------------------------------------------------------------------------
 
 
+def test_the_exam_of_many_users_is_the_same_in_pieces(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = 3 * len(data.persona_vectors)
+
+    def fit() -> Fit:
+        found = Fit(data, data.users[10:], data.users[:10], SHORT, seed=0)
+        found.advance()
+        return found
+
+    whole = fit()
+    monkeypatch.setattr("offline.training.EXAM_SIMILARITIES", few)
+    pieces = fit()
+    assert (len(whole.exams), len(pieces.exams)) == (1, 14)
+    assert all(len(exam.shares) * len(data.persona_vectors) <= few for exam in pieces.exams)
+    assert [point.ndcg for point in pieces.points] == pytest.approx([point.ndcg for point in whole.points], abs=1e-9)
+
+
 def test_a_trial_stops_when_held_out_users_gain_nothing(data: TrainingData) -> None:
     # Steps so large that nothing can be gained.
     (trial,) = train_adapter(data, [Settings(rank=4, learning_rate=10.0, epochs=50, patience=3)]).trials
@@ -132,7 +148,7 @@ def test_progress_is_told_every_epoch(data: TrainingData) -> None:
 
 
 def test_too_few_users_are_refused() -> None:
-    with pytest.raises(DatasetError, match="too few users to train an adapter: 19 have interactions"):
+    with pytest.raises(DatasetError, match="too few users to train an adapter: 19 like two items"):
         train_adapter(planted(users=19))
 
 

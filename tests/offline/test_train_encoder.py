@@ -161,7 +161,7 @@ def test_a_seed_gives_the_same_result_twice_and_another_another(model: Path, tra
 
 def test_too_few_users_are_refused(model: Path) -> None:
     encoder = load_encoder(str(model))
-    with pytest.raises(DatasetError, match="too few users to train an encoder: 19 have interactions"):
+    with pytest.raises(DatasetError, match="too few users to train an encoder: 19 like two items"):
         train_encoder(encoder, data_of(encoder, users=19), texts())
 
 
