@@ -11,6 +11,7 @@ from offline.splits import Fold
 from offline.train_adapter import GRID, Settings, train_adapter, train_with
 from offline.training_data import training_data
 from offline.tuning import tune_profile
+from reranker.feedback import ORDINARY, Feedback
 
 NAME = "adapter"
 
@@ -25,13 +26,13 @@ class Tune(Protocol):
         ...
 
 
-def tuning(candidates: int, seed: int) -> Tune:
+def tuning(candidates: int, seed: int, feedback: Feedback = ORDINARY) -> Tune:
     """Choose as `offline.tuning` does."""
 
     def tune(
         prepare: Callable[[Fold], Materials], fold: Fold, start: Choice, users: Collection[str] | None = None
     ) -> Choice:
-        return tune_profile(prepare, fold, start, candidates, seed, users).choice
+        return tune_profile(prepare, fold, start, candidates, seed, users, feedback).choice
 
     return tune
 
@@ -46,7 +47,10 @@ def untuned(
 
 
 def given(materials: Materials, adapter: Adapter, tune: Tune) -> Variant:
-    """Judge an adapter that was trained elsewhere: honestly only if its training saw no held-out interaction."""
+    """Judge an adapter that was trained elsewhere: honestly only if its training saw no held-out interaction.
+
+    Where it saw the training interactions of the fold, a weight that is tuned on them is too high.
+    """
     its = adapted(materials, adapter)
     return Variant(NAME, lambda fold, start: (its, tune(lambda _: its, fold, start)))
 

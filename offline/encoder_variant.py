@@ -48,7 +48,8 @@ def trained_within(
         with TemporaryDirectory() as folder:
             # Training ends with embedding the catalogue, which takes as long as much of the training.
             trained = train_encoder(load_encoder(base), data, texts, settings, seed, vectors=Path(folder))
-            return materials_of(dataset, CachedEncoder(trained.encoder, Path(folder))), trained.held_out
+            its = materials_of(dataset, CachedEncoder(trained.encoder, Path(folder)), materials.feedback)
+            return its, trained.held_out
 
     return within
 

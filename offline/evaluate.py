@@ -21,6 +21,7 @@ from offline.histories import AspectVectors, aspect_vectors, events_by_user
 from offline.measures import Comparison, Measured, Query, Values, compare, measure, summarise
 from offline.publish import Document, documents, embed
 from offline.splits import Fold
+from reranker.feedback import ORDINARY, Feedback
 from reranker.index import Index, Places, build_index
 from reranker.profile import build_profile
 from reranker.records import Event, Vector
@@ -85,10 +86,11 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What every fold shares: the index, and what reviews said."""
+    """What every fold shares: the index, what reviews said, and what events weigh."""
 
     index: Index
     aspects: AspectVectors
+    feedback: Feedback = ORDINARY
 
     def shortlists(self, fold: Fold, generator: CandidateGenerator, candidates: int) -> Iterator[Shortlist]:
         """Generate each test user's candidates from the fold's training interactions."""
@@ -131,16 +133,14 @@ def adapted(materials: Materials, adapter: Adapter) -> Materials:
     )
     index = replace(materials.index, segments=(replace(segment, space=adapter.space, arrays=arrays),))
     pairs = list(materials.aspects)
-    if not pairs:
-        return Materials(index, {})
-    said = adapter.interactions(np.stack([materials.aspects[pair] for pair in pairs]))
-    return Materials(index, dict(zip(pairs, said, strict=True)))
+    said = adapter.interactions(np.stack([materials.aspects[pair] for pair in pairs])) if pairs else ()
+    return replace(materials, index=index, aspects=dict(zip(pairs, said, strict=True)))
 
 
-def materials_of(dataset: Dataset, encoder: Embedder) -> Materials:
+def materials_of(dataset: Dataset, encoder: Embedder, feedback: Feedback = ORDINARY) -> Materials:
     """Embed a dataset's catalogue and what its reviews said."""
     found = documents(dataset)
-    return Materials(evaluation_index(found, encoder), aspect_vectors(dataset, found, encoder))
+    return Materials(evaluation_index(found, encoder), aspect_vectors(dataset, found, encoder), feedback)
 
 
 def evaluation_index(found: Sequence[Document], encoder: Embedder) -> Index:
@@ -205,19 +205,21 @@ def _require_users(folds: Sequence[Fold]) -> None:
     users = {user_id for fold in folds for user_id, _ in fold.test}
     if len(users) < 2:
         raise ConfigurationError(
-            f"held out are interactions of {len(users)} users: intervals and tests compare users, so hold out those of "
-            "two at least (cross-validation takes users with two items or more)"
+            f"held out are interactions of {len(users)} users: intervals and tests compare users, so hold out those "
+            "of two at least. Cross-validation takes users who like two items or more; [feedback] of the server's "
+            "settings says which ratings speak against an item"
         )
 
 
 def trained(fold: Fold, hyperparameters: Hyperparameters) -> CandidateGenerator:
-    """Train a generator on a fold's training interactions."""
+    """Train a generator on a fold's training interactions, liked or not, as `persona4rec candidates train` does."""
     return train(Interactions.from_pairs((i.user_id, i.item_id) for i in fold.train), hyperparameters)
 
 
-def profile_of(shortlist: Shortlist, index: Index, choice: Choice) -> Vector | None:
+def profile_of(shortlist: Shortlist, materials: Materials, choice: Choice) -> Vector | None:
     """Return the user's profile as the server would make it."""
-    return build_profile(shortlist.events[: choice.history_length], index, choice.gamma).vector
+    events = shortlist.events[: choice.history_length]
+    return build_profile(events, materials.index, choice.gamma, materials.feedback).vector
 
 
 def _ranked(
@@ -226,7 +228,7 @@ def _ranked(
     dealt = _derangement(materials.index.item_count, seed)
     generator = trained(fold, choice.hyperparameters)
     for shortlist in materials.shortlists(fold, generator, candidates):
-        orders = _orders(shortlist, materials.index, choice, dealt)
+        orders = _orders(shortlist, materials, choice, dealt)
         for ranker, order in zip(RANKERS, orders, strict=True):
             items = [shortlist.item_ids[place] for place in order]
             for target in shortlist.targets:
@@ -234,9 +236,9 @@ def _ranked(
 
 
 def _orders(
-    shortlist: Shortlist, index: Index, choice: Choice, dealt: NDArray[np.int64]
+    shortlist: Shortlist, materials: Materials, choice: Choice, dealt: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], ...]:
-    profile = profile_of(shortlist, index, choice)
+    index, profile = materials.index, profile_of(shortlist, materials, choice)
     # An evaluation's index has one segment, in which every item's row is its number.
     wrong = Places(shortlist.places.segments, dealt[shortlist.places.rows])
     return (

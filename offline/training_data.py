@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from offline.evaluate import Materials
 from offline.histories import events_by_user
 from offline.records import Alignment, Interaction
+from reranker.feedback import Feedback
 from reranker.index import Index
-from reranker.profile import ORDINARY, decay_weights
+from reranker.profile import decay_weights
 from reranker.records import Event, Vector
 
 Rows = NDArray[np.int64]
@@ -53,9 +54,9 @@ class TrainingData:
     users: tuple[UserEvents, ...]
     """Those who like two items of the index or more: one to aim at, one to know the user by."""
     alignments: int
-    """Judged events among them."""
+    """Judged pairs of user and item among them."""
     alignments_left_out: int
-    """Alignments whose item or history is not all in the user's interactions, or whose persona is not in the index."""
+    """Pairs whose item or history is not all in the user's interactions, or whose persona is not the item's."""
     said: tuple[tuple[str, str], ...] = ()
     """User and item of each vector of aspects, in the order of those rows of event_vectors."""
 
@@ -69,7 +70,11 @@ class TrainingData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all of it: training on other data is another training."""
+        """A digest of all of it, to the last bit: training on other data is another training.
+
+        A text's vector differs by about 1e-7 with the texts that it was embedded beside, so where a part of them was
+        cached, one dataset may have another fingerprint.
+        """
         digest = hashlib.sha256(self.space.encode())
         for vectors in (self.persona_vectors, self.event_vectors):
             digest.update(vectors.astype("<f4").tobytes())
@@ -86,8 +91,9 @@ def training_data(
 ) -> TrainingData:
     """Gather what the interactions say of the items of an index.
 
-    An alignment counts if its item and all of its history are among the user's interactions. So whatever was held out
-    of the interactions is held out of the alignments too: a judge that saw a held-out item tells of it by its choice.
+    An alignment counts if its persona is one of its item's, and its item and all of its history are among the user's
+    interactions. So whatever was held out of the interactions is held out of the alignments too: a judge that saw a
+    held-out item tells of it by its choice.
     """
     histories = events_by_user(interactions, materials.aspects, materials.index.space)
     given = tuple(alignments)
@@ -96,29 +102,33 @@ def training_data(
     vectors = list(arrays.interactions)
     said: list[tuple[str, str]] = []
     users = [
-        _user_events(user_id, events, materials.index, judged, vectors, said) for user_id, events in histories.items()
+        _user_events(user_id, events, materials.index, judged, vectors, said, materials.feedback)
+        for user_id, events in histories.items()
     ]
     kept = tuple(user for user in users if len(user.likes) > 1)
+    taught = {user.user_id for user in kept}
     return TrainingData(
         space=materials.index.space,
         persona_vectors=arrays.vectors,
         offsets=arrays.offsets,
         event_vectors=np.stack(vectors) if vectors else arrays.interactions,
         users=kept,
-        alignments=sum(int((user.judged >= 0).sum()) for user in kept),
-        alignments_left_out=len(given) - len(judged),
+        alignments=sum(user_id in taught for user_id, _ in judged),
+        alignments_left_out=len({(a.user_id, a.item_id) for a in given}) - len(judged),
         said=tuple(said),
     )
 
 
 def _judged(
-    alignments: Iterable[Alignment], histories: Mapping[str, Sequence[Event]], index: Index
+    alignments: Sequence[Alignment], histories: Mapping[str, Sequence[Event]], index: Index
 ) -> Iterator[tuple[tuple[str, str], int]]:
-    rows = index.single.persona_rows()
+    rows, offsets = index.single.persona_rows(), index.single.arrays.offsets
     taken = {user_id: {event.item_id for event in events} for user_id, events in histories.items()}
-    for alignment in alignments:
+    for alignment, item in zip(alignments, index.locate([a.item_id for a in alignments]).rows.tolist(), strict=True):
         row = rows.get(alignment.persona_id)
-        if row is not None and {alignment.item_id, *alignment.history} <= taken.get(alignment.user_id, set()):
+        if row is None or not offsets[item] <= row < offsets[item + 1]:
+            continue
+        if {alignment.item_id, *alignment.history} <= taken.get(alignment.user_id, set()):
             yield (alignment.user_id, alignment.item_id), row
 
 
@@ -129,6 +139,7 @@ def _user_events(
     judged: Mapping[tuple[str, str], int],
     vectors: list[Vector],
     said: list[tuple[str, str]],
+    feedback: Feedback,
 ) -> UserEvents:
     """Give each event its vector as `reranker.profile` would: its aspects', added to `vectors`, or its item's.
 
@@ -147,7 +158,7 @@ def _user_events(
         items=items,
         vectors=rows,
         judged=np.array([judged.get((user_id, event.item_id), -1) for event in known], np.int64),
-        strengths=np.array(ORDINARY.weights(known), np.float32),
+        strengths=np.array(feedback.weights(known), np.float32),
         user_id=user_id,
     )
 

@@ -10,7 +10,7 @@ from candidate_gen.implicit_models import GRID, Hyperparameters
 from offline.evaluate import Choice, Materials, Shortlist, profile_of, trained
 from offline.measures import ndcg_of_ranks
 from offline.splits import Fold, cross_validation
-from reranker.index import Index
+from reranker.feedback import ORDINARY, Feedback
 from reranker.scoring import Scores, best_of_index, fuse
 
 # Three folds leave each model two thirds of the interactions; more folds cost more and chose the same.
@@ -36,9 +36,10 @@ def tune(materials: Materials, fold: Fold, start: Choice, candidates: int, seed:
 
     `fold.test` is not read. Ties go to the earlier of GAMMAS, HISTORY_LENGTHS and WEIGHTS.
     """
-    inner = cross_validation(fold.train, FOLDS, seed)
+    inner = cross_validation(fold.train, FOLDS, seed, materials.feedback)
     hyperparameters = _best_generator(materials, inner, start.hyperparameters, candidates)
-    return tune_profile(lambda _: materials, fold, replace(start, hyperparameters=hyperparameters), candidates, seed)
+    start = replace(start, hyperparameters=hyperparameters)
+    return tune_profile(lambda _: materials, fold, start, candidates, seed, feedback=materials.feedback)
 
 
 def tune_profile(
@@ -48,14 +49,16 @@ def tune_profile(
     candidates: int,
     seed: int,
     users: Collection[str] | None = None,
+    feedback: Feedback = ORDINARY,
 ) -> Tuned:
     """Choose profile and weight for the generator of `start`.
 
     prepare: returns the materials of an inner fold, made of its training interactions alone: vectors that were trained
     on what the weight is chosen by would seem better than they are.
     users: the choice is made by their queries alone; None: by everybody's.
+    feedback: that of the materials.
     """
-    inner = [_asked_by(users, f) for f in cross_validation(fold.train, FOLDS, seed)]
+    inner = [_asked_by(users, f) for f in cross_validation(fold.train, FOLDS, seed, feedback)]
     found = [ranked for f in inner for ranked in _shortlists(prepare(Fold(f.train, ())), f, start, candidates)]
     tuned = [
         tuned
@@ -69,9 +72,11 @@ def _asked_by(users: Collection[str] | None, fold: Fold) -> Fold:
     return fold if users is None else Fold(fold.train, tuple(pair for pair in fold.test if pair[0] in users))
 
 
-def _shortlists(materials: Materials, fold: Fold, choice: Choice, candidates: int) -> Iterator[tuple[Index, Shortlist]]:
+def _shortlists(
+    materials: Materials, fold: Fold, choice: Choice, candidates: int
+) -> Iterator[tuple[Materials, Shortlist]]:
     for shortlist in materials.shortlists(fold, trained(fold, choice.hyperparameters), candidates):
-        yield materials.index, shortlist
+        yield materials, shortlist
 
 
 def _best_generator(
@@ -84,19 +89,19 @@ def _best_generator(
     return max(GRID[start.model], key=ndcg)
 
 
-def _weighed(found: Sequence[tuple[Index, Shortlist]], choice: Choice) -> Iterator[Tuned]:
+def _weighed(found: Sequence[tuple[Materials, Shortlist]], choice: Choice) -> Iterator[Tuned]:
     """Judge every weight; similarities are computed once, since the weight does not touch them."""
-    scored = [(shortlist, _persona_scores(shortlist, index, choice)) for index, shortlist in found]
+    scored = [(shortlist, _persona_scores(shortlist, materials, choice)) for materials, shortlist in found]
     for weight in WEIGHTS:
         ranks = (rank for s, persona in scored for rank in _ranks(s, fuse(persona, s.scores, weight)))
         yield Tuned(replace(choice, weight=weight), ndcg_of_ranks(ranks, CUT_OFF))
 
 
-def _persona_scores(shortlist: Shortlist, index: Index, choice: Choice) -> Scores:
-    profile = profile_of(shortlist, index, choice)
+def _persona_scores(shortlist: Shortlist, materials: Materials, choice: Choice) -> Scores:
+    profile = profile_of(shortlist, materials, choice)
     if profile is None:
         return np.full(len(shortlist.item_ids), np.nan, np.float32)
-    return best_of_index(index, profile, shortlist.places)[0]
+    return best_of_index(materials.index, profile, shortlist.places)[0]
 
 
 def _ranks(shortlist: Shortlist, scores: Scores) -> list[int]:

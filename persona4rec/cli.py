@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from offline.records import Alignment
     from offline.splits import Fold
     from reranker.client import RerankerClient
+    from reranker.feedback import Feedback
     from reranker.v1 import reranker_pb2 as pb
 
 app = typer.Typer(
@@ -70,6 +71,10 @@ MilvusToken = Annotated[
 EncoderName = Annotated[
     str,
     typer.Option("--encoder", help="The bundled sentence-transformers model, a directory, or a name on the model hub."),
+]
+FeedbackFrom = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="The server's settings, for what ratings weigh ([feedback])."),
 ]
 AdapterPath = Annotated[
     Path | None, typer.Option("--adapter", metavar="PATH", help="An adapter of `train --adapter`, over the encoder.")
@@ -338,6 +343,7 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Also write the figures here.")
     ] = None,
+    config: FeedbackFrom = None,
     max_bad_share: MaxBadShare = 0.05,
 ) -> None:
     """Compare generator, personas alone, fused, and the shuffled control on held-out interactions."""
@@ -348,20 +354,23 @@ def evaluate(
         raise ConfigurationError("judge either an adapter that is there, --adapter PATH, or what each fold trains")
     ks, model = arguments.cut_offs(k), arguments.model(generator)
     arguments.require_place("--json", json_path)
+    feedback = arguments.settings({"config": config}).feedback
     dataset = Dataset.open(directory, max_bad_share)
-    held_out = _folds(dataset, test, folds, seed)
+    held_out = _folds(dataset, test, folds, seed, feedback)
 
     # Only now what takes seconds to load: who has mistyped something need not wait for it.
     from candidate_gen.implicit_models import DEFAULTS
-    from offline import adapter_variant
+    from offline import adapter_variant, encoder_files
     from offline.evaluate import Choice
     from offline.evaluate import evaluate as evaluate_folds
     from offline.tuning import tune as tune_within
 
+    if (Path(encoder) / encoder_files.META).is_file():
+        _warn_of_what_was_seen(Path(encoder))
     start = Choice(DEFAULTS[model], weight, gamma, history_length)
-    tune_variant = adapter_variant.tuning(candidates, seed) if tune else adapter_variant.untuned
+    tune_variant = adapter_variant.tuning(candidates, seed, feedback) if tune else adapter_variant.untuned
     with log.status("embedding (once: vectors are cached)") as status:
-        materials = _materials(dataset, encoder)
+        materials = _materials(dataset, encoder, feedback)
         variants = _variants(dataset, materials, adapter, train_adapter, tune_variant, seed)
         if train_lora:
             variants += _lora_variants(
@@ -441,12 +450,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def _materials(dataset: "Dataset", encoder: str) -> "Materials":
+def _materials(dataset: "Dataset", encoder: str, feedback: "Feedback") -> "Materials":
     from offline.encoder import load_encoder
     from offline.evaluate import materials_of
     from offline.vector_cache import CachedEncoder, default_folder
 
-    return materials_of(dataset, CachedEncoder(load_encoder(encoder), default_folder()))
+    return materials_of(dataset, CachedEncoder(load_encoder(encoder), default_folder()), feedback)
 
 
 def _variants(
@@ -455,14 +464,20 @@ def _variants(
     from offline import adapter_files, adapter_variant
 
     if adapter:
-        log.print(
-            f"what {adapter} was trained on must not have the held-out interactions in it, or its figures are too good",
-            style="yellow",
-            markup=False,
-        )
+        _warn_of_what_was_seen(adapter)
         return [adapter_variant.given(materials, adapter_files.read(adapter), tune)]
     alignments = _judged_on_the_record(dataset) if train_adapter else []
     return [adapter_variant.trained_within(materials, alignments, tune, seed)] if train_adapter else []
+
+
+def _warn_of_what_was_seen(trained: Path) -> None:
+    log.print(
+        f"what {trained} was trained on must not have the held-out interactions in it, or its figures are too good; "
+        "and a weight that --tune chooses by interactions that it was trained on is too high",
+        style="yellow",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _judged_on_the_record(dataset: "Dataset") -> "list[Alignment]":
@@ -490,7 +505,7 @@ def _lora_variants(
     return [encoder_variant.alone(within, tune), *both]
 
 
-def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int) -> "list[Fold]":
+def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int, feedback: "Feedback") -> "list[Fold]":
     from offline.splits import cross_validation, hold_out
     from persona4rec import arguments
 
@@ -498,8 +513,8 @@ def _folds(dataset: "Dataset", test: Path | None, folds: int | None, seed: int) 
         raise ConfigurationError("say what to judge by: either --test FILE.csv or --folds N")
     interactions = list(dataset.interactions())
     if test is not None:
-        return [hold_out(interactions, arguments.pairs(test))]
-    return cross_validation(interactions, folds or 0, seed)
+        return [hold_out(interactions, arguments.pairs(test), feedback)]
+    return cross_validation(interactions, folds or 0, seed, feedback)
 
 
 def _write_json(path: Path, rows: list[dict[str, object]]) -> None:

