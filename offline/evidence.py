@@ -53,6 +53,12 @@ class ItemEvidence:
     pieces: tuple[Piece, ...]
     """At least one, in the order of the file; one a review."""
 
+    @property
+    def about(self) -> str:
+        """What everybody may know of the item: title, metadata and summary."""
+        item = self.item
+        return " ".join((item.title, item.description, self.summary, *item.categories, *item.attributes.values()))
+
 
 def put_forward(pieces: Sequence[Piece], vectors: Vector, characters: int = PROMPT_CHARACTERS) -> list[int]:
     """Return the places of the pieces to write personas from: all, or if they are too long, one of every cluster.

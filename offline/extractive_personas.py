@@ -1,7 +1,7 @@
 """Personas without an LLM (--llm none): clusters of what reviews say, described by their key phrases."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
@@ -10,7 +10,7 @@ from offline.domains import Domain
 from offline.encoder import Encoder
 from offline.evidence import ItemEvidence, Piece, central, clusters, persona_count
 from offline.extractive import SENTENCE_CHARACTERS, sentences, stems
-from offline.persona_checks import safe_to_quote
+from offline.persona_checks import safe_to_quote, secret_names, without_secrets
 from offline.sentences import cut
 from reranker.records import Persona, persona_id
 
@@ -27,14 +27,21 @@ def extractive_personas(found: ItemEvidence, domain: Domain, encoder: Encoder) -
     """Return a persona for each cluster of an item's pieces, as many as their diversity is good for.
 
     A persona is named after the phrases that set its cluster apart from the item's others (TF-IDF over clusters), and
-    its rationale quotes the review nearest to the cluster's centre. Deterministic.
+    its rationale quotes the review nearest to the cluster's centre; contact details and names of private people get
+    into neither. Deterministic.
     """
+    names = secret_names([piece.words for piece in found.pieces], found.about)
     vectors = encoder.encode([piece.text for piece in found.pieces])
     grouped = clusters(vectors, persona_count(vectors))
-    named = key_phrases([[found.pieces[place].text for place in places] for places in grouped], domain)
+    texts = [without_secrets(piece.text, names) for piece in found.pieces]
+    named = key_phrases([[texts[place] for place in places] for places in grouped], domain)
     return [
         _persona(
-            found, domain, phrases, [found.pieces[place] for place in places], found.pieces[central(vectors, places)]
+            found,
+            domain,
+            phrases,
+            [found.pieces[place] for place in places],
+            _quote(found.pieces[central(vectors, places)].text, names),
         )
         for places, phrases in zip(grouped, named, strict=True)
         if phrases
@@ -77,15 +84,20 @@ def _apart(ordered: Sequence[str]) -> list[str]:
     return found
 
 
-def _persona(found: ItemEvidence, domain: Domain, named: list[str], pieces: list[Piece], centre: Piece) -> Persona:
+def _quote(text: str, names: Collection[str]) -> str | None:
+    """Return the first sentence of a text that may be quoted, if there is one."""
+    return next((sentence for sentence in sentences(text) if safe_to_quote(sentence, names)), None)
+
+
+def _persona(found: ItemEvidence, domain: Domain, named: list[str], pieces: list[Piece], quote: str | None) -> Persona:
     wary = np.mean([piece.critical for piece in pieces]) > 0.5
     kind = "Critic" if wary else f"{domain.person.capitalize()}"
     name = f"{kind} of {' and '.join(named[:2])}" if wary else f"{kind} for {' and '.join(named[:2])}"
     listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
     description = f"A {domain.person} who {'finds fault with' if wary else 'looks for'} {listed}."
     verb = "is wary of" if wary else "appreciates"
-    quote = next((s for s in sentences(centre.text) if safe_to_quote(s)), f"{listed}.")
-    rationale = f"This persona {verb} this {domain.item} because reviews say: {cut(quote, SENTENCE_CHARACTERS)}"
+    reason = cut(quote or f"{listed}.", SENTENCE_CHARACTERS)
+    rationale = f"This persona {verb} this {domain.item} because reviews say: {reason}"
     evidence = tuple(piece.review_id for piece in pieces)
     own_id = persona_id(found.item.item_id, name, description, rationale)
     return Persona(own_id, name, description, rationale, evidence)

@@ -68,12 +68,12 @@ def checked(
 def admissible(personas: Sequence[Persona], said: Mapping[str, str], about: str) -> Checked:
     """Return the personas of one item that pass every check but those of support and likeness.
 
-    said: the texts that they were written from, by review id. about: title, description and summary of the item, whose
+    said: the texts that they were written from, by review id. about: title, metadata and summary of the item, whose
     names are no secrets.
     """
     problems: list[Problem] = []
     kept: list[Persona] = []
-    names = private_names(said.values()) - set(_WORD.findall(about))
+    names = secret_names(said.values(), about)
     for persona in personas:
         found = with_evidence(persona, said)
         problems += [Problem("evidence invented")] * (len(persona.evidence) - len(found.evidence))
@@ -126,19 +126,26 @@ def contact(persona: Persona) -> Problem | None:
 
 # Bounded, or a text of nothing but hyphens and letters takes the square of its length.
 _NAME = r"([A-Z][\w'-]{1,40}(?: [A-Z][\w'-]{1,40})?)"
-_WORD = re.compile(r"\w[\w'-]*")
+_WORD = re.compile(r"[^\W_]+")
+"""Of "Ann's", "Ann-loving" and "O'Hara" every part."""
+
 _INTRODUCED = re.compile(
     r"\b(?i:my name is|name's|call me|signed,?|yours,|regards,|thanks,|love,)\s+" + _NAME + r"|"
     r"\b(?i:i am|i'm|this is) " + _NAME + r"(?= (?:from|of|in|here|and)\b|[,.!])|"
     r"\b(?i:my|our) (?:\w+ )?(?:wife|husband|son|daughter|mother|father|mom|mum|dad|brother|sister|friend|partner|"
     r"boyfriend|girlfriend|fianc\w+|boss|colleague|neighbou?r|teacher|doctor|uncle|aunt|"
-    r"niece|nephew|cousin|grand\w+|baby),? " + _NAME + r"|[-~\N{EM DASH}\N{EN DASH}]\s*" + _NAME + r"\s*$",
+    r"niece|nephew|cousin|grand\w+|baby),? "
+    + _NAME
+    # A signature; but not the rest of "neo-Nazism" at the end of a line.
+    + r"|(?:(?<!\w)-|[~\N{EM DASH}\N{EN DASH}])\s*"
+    + _NAME
+    + r"\s*$",
     re.MULTILINE,
 )
 
 
-def private_names(texts: Collection[str] | Mapping[str, str]) -> frozenset[str]:
-    """Return the names that reviews give to private people, word by word.
+def private_names(texts: Collection[str]) -> frozenset[str]:
+    """Return the names that reviews give to private people, word by word, as they are written.
 
     The rule: a name is private where the text introduces it so ("my name is", "my daughter Ann", a signature).
     Characters, authors and places are named without that, and are what a persona may speak of. Names that nobody
@@ -149,16 +156,53 @@ def private_names(texts: Collection[str] | Mapping[str, str]) -> frozenset[str]:
 
 
 def _is_name(word: str) -> bool:
-    """Return whether an introduced word is more than a word that any persona may use ("Thanks, This was ...")."""
+    """Return whether an introduced word is more than a word that any persona may use ("Thanks, This was ...").
+
+    Nor is the rest of "Ann-loving" or "Ann's" a name, nor an initial.
+    """
     lower = word.lower()
     common = lower in stop_words() and lower not in _NAMES_TOO
-    return not (common or lower == "persona" or re.fullmatch(_PERSON, lower))
+    part = word[0].islower() or len(word) == 1
+    return not (common or part or lower == "persona" or re.fullmatch(_PERSON, lower))
+
+
+def secret_names(texts: Collection[str], about: str) -> frozenset[str]:
+    """Return the words that no persona of an item may hold: the names that its reviews give to private people.
+
+    They are there as written, and casefolded, for any spelling, where they are nothing but names. A name that the item
+    itself has is no secret. One that the item or another review than those that introduce it has in lower case is a
+    word as well ("Hope"): its lower case may stand in a persona. In the review that introduces it, it may be the name,
+    written carelessly.
+    """
+    introduced = [private_names([text]) for text in texts]
+    open_names = {word.casefold() for word in _WORD.findall(about) if not word.islower()}
+    names = {name for name in frozenset().union(*introduced) if name.casefold() not in open_names}
+    if not names:
+        return frozenset()
+    said = [(about, frozenset[str]()), *zip(texts, introduced, strict=True)]
+    ordinary = {word for text, own in said for word in set(_WORD.findall(text)) - {name.casefold() for name in own}}
+    return frozenset(names | ({name.casefold() for name in names} - ordinary))
 
 
 def private(persona: Persona, names: Collection[str]) -> Problem | None:
-    """Refuse a persona that names one of `private_names`."""
-    used = not set(_WORD.findall(words(persona).replace("'s", ""))).isdisjoint(names)
+    """Refuse a persona that holds one of the `secret_names`."""
+    used = any(_is_secret(word, names) for word in _WORD.findall(words(persona)))
     return Problem("name of a private person in it") if used else None
+
+
+def without_secrets(text: str, names: Collection[str]) -> str:
+    """Return a text with a full stop in place of contact details and of the `secret_names`."""
+    found = [match.span() for pattern in _CONTACT.values() for match in pattern.finditer(text)]
+    # All that is written without a space goes with them: of a link its path, which may be a name.
+    harmless = (
+        "." if any(start < run.end() and run.start() < end for start, end in found) else run[0]
+        for run in re.finditer(r"\S+", text)
+    )
+    return _WORD.sub(lambda word: "." if _is_secret(word[0], names) else word[0], " ".join(harmless))
+
+
+def _is_secret(word: str, names: Collection[str]) -> bool:
+    return word in names or word.casefold() in names
 
 
 _NAMES_TOO = frozenset({"bill", "may", "will"})
@@ -300,7 +344,7 @@ def merged(personas: Sequence[Persona], encoder: Encoder) -> tuple[Persona, ...]
     return tuple(replace(personas[place], evidence=tuple(dict.fromkeys(evidence[place]))) for place in kept)
 
 
-def safe_to_quote(sentence: str) -> bool:
-    """Return whether a review's sentence may stand in a persona as it is."""
+def safe_to_quote(sentence: str, names: Collection[str]) -> bool:
+    """Return whether a review's sentence may stand in a persona as it is; `names`: the item's `secret_names`."""
     persona = Persona("", "quoted", sentence, "", ())
-    return not (contact(persona) or private_names([sentence]) or sensitive(persona))
+    return not (contact(persona) or private_names([sentence]) or private(persona, names) or sensitive(persona))

@@ -94,7 +94,7 @@ class PersonasStage(Stage[Subject, BaseModel]):
         if self.support_judge == "similarity":
             return ()
         pieces = {piece.review_id: piece for piece in subject.evidence.pieces}
-        found = admissible(self._written(subject, answers[0]), _said(subject), _about(subject)).personas
+        found = admissible(self._written(subject, answers[0]), _said(subject), subject.evidence.about).personas
         return [
             self._question(subject, place, persona.preference_rationale, [pieces[r] for r in persona.evidence])
             for place, persona in enumerate(found)
@@ -138,7 +138,7 @@ class PersonasStage(Stage[Subject, BaseModel]):
         self, subject: Subject, personas: Sequence[Persona], unsupported: Sequence[Problem | None] | None = None
     ) -> Made:
         said = _said(subject)
-        left = checked(personas, said, _about(subject), self.encoder, unsupported)
+        left = checked(personas, said, subject.evidence.about, self.encoder, unsupported)
         kept = decided(left.personas, subject.decisions, said, self.alike)
         if not kept:
             return Made(None, left.problems or (Problem("blocked by an editor"),))
@@ -159,11 +159,6 @@ def personas_schema(least: int, most: int) -> type[BaseModel]:
 
 def _said(subject: Subject) -> dict[str, str]:
     return {piece.review_id: piece.words for piece in subject.evidence.pieces}
-
-
-def _about(subject: Subject) -> str:
-    item = subject.evidence.item
-    return f"{item.title} {item.description} {subject.evidence.summary} {' '.join(item.attributes.values())}"
 
 
 def _data(found: ItemEvidence, pieces: Sequence[Piece]) -> str:

@@ -16,9 +16,11 @@ from offline.persona_checks import (
     merged,
     private,
     private_names,
+    secret_names,
     sensitive,
     supports,
     with_evidence,
+    without_secrets,
 )
 from reranker.records import Persona
 from tests.benchmarks.support import auc, cases
@@ -112,6 +114,41 @@ def test_names_that_reviews_give_to_private_people_are_refused_and_characters_pa
     assert private(replace(GOOD, description="Reads it to Ottilie at night."), names)
     assert private(replace(GOOD, description="Is Ottilie's mother."), names)
     assert private(replace(GOOD, description="Is struck by Ahab."), names) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["A reader for ottilie and dragons.", "ANN-ottilie", "Ottilie-loving", "ottilie's mother",
+     "OTTILIE\N{RIGHT SINGLE QUOTATION MARK}s", "reads with Wren"],
+)  # fmt: skip
+def test_a_private_name_is_refused_in_any_spelling(words: str) -> None:
+    """Also a name that the review has with something joined to it."""
+    names = secret_names(["My daughter Ottilie reads.", "My son Wren's book."], "The Keep")
+    assert private(replace(GOOD, description=words), names)
+
+
+def test_what_is_a_word_too_is_refused_as_a_name_alone() -> None:
+    reviews = ["My daughter Hope reads, I hope.", "Full of hope."]
+    assert private(replace(GOOD, description="Read by Hope."), secret_names(reviews, ""))
+    assert private(replace(GOOD, description="Looks for hope."), secret_names(reviews, "")) is None
+    assert private(replace(GOOD, description="Looks for hope."), secret_names(reviews[:1], "A tale of hope.")) is None
+    careless = ["My daughter Ottilie reads, ottilie again."]
+    assert private(replace(GOOD, description="Looks for ottilie."), secret_names(careless, ""))
+
+
+def test_names_that_the_item_has_itself_are_no_secrets() -> None:
+    names = secret_names(["My daughter Ottilie reads.", "Yours, Wren"], "Ottilie's House, by WREN HALL")
+    assert names == frozenset()
+
+
+def test_the_end_of_a_compound_is_no_signature() -> None:
+    assert private_names(["A film about neo-Nazism", "Loved it -Ann", "Loved it!-Wren"]) == {"Ann", "Wren"}
+
+
+def test_nothing_private_is_left_of_a_text_without_secrets() -> None:
+    text = "Ottilie-loving maps, write me at ann.lee@mail.example or www.ann.example/lee, maps of ottilie."
+    left = without_secrets(text, {"Ottilie", "ottilie"}).split()
+    assert [word for word in left if word.isalpha()] == ["write", "me", "at", "or", "maps", "of"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from offline.encoder import Encoder
 from offline.evidence import ItemEvidence, Piece, persona_count, put_forward
 from offline.evidence_by_item import evidence
 from offline.extractive import extractive_aspects, extractive_summary, sentences
+from offline.persona_checks import words
 from offline.personas import PersonasStage, Subject, personas_schema
 from offline.stages import Made, run_without_llm
 from reranker.records import Persona
@@ -183,6 +184,21 @@ def test_without_an_llm_every_item_gets_personas_that_the_dataset_accepts(stage:
     assert all(2 <= len(of_item.personas) <= 7 for of_item in found)
     assert not (small.path / "rejects.jsonl").exists()
     assert run_without_llm(stage, small).done == 0
+
+
+def test_without_an_llm_names_and_addresses_get_into_no_persona_and_cost_none(stage: PersonasStage) -> None:
+    said = (
+        "My daughter Annabel adored the dragons. Annabel sketched every dragon herself.",
+        "Annabel drew dragons all week, my daughter Annabel even dreamt of dragons.",
+        "Slow prose, heavy politics and endless councils bored me; councils everywhere.",
+        "Write me at john.krakowski@mail.example, the maps and the councils are superb maps.",
+    )
+    found = stage.extracted(subject(*(Piece(f"r{n}", text, text) for n, text in enumerate(said))))
+    stored = " ".join(words(persona) for persona in personas_of(found)).casefold()
+    assert len(personas_of(found)) == 2
+    assert found.problems == ()
+    assert "dragons" in stored
+    assert not [secret for secret in ("annabel", "john", "krakowski", "mail", "example") if secret in stored]
 
 
 def test_the_same_reviews_give_the_same_personas_and_decisions_outlive_a_refresh(
