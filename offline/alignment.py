@@ -22,6 +22,7 @@ from offline.judgements import Judgement, judgements
 from offline.places import chosen_place
 from offline.quoting import messages, neutral, quoted
 from offline.records import Alignment
+from offline.sentences import cut
 from offline.stages import Made, Stage
 from reranker.records import Persona
 
@@ -31,6 +32,14 @@ once; or by how likely the history is, given each persona (needs an endpoint wit
 
 HISTORY = 10
 """Interactions of a profile: about 100 tokens each, so that history and seven personas fit 2,000 tokens."""
+
+LONGEST_EVENT = 1000
+"""Characters of an interaction: title, summary and aspects of 11,435 at hand have 450 at most. Ten of them and seven
+personas then fit 5,000 tokens whatever files say."""
+
+PERSONAS_CHARACTERS = 7500
+"""Of all personas: seven that are as long as `persona_checks` lets any be, name, description and rationale. Where more
+are to be judged, as files of others may have, or longer ones, each is cut to its share."""
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """What personas are called in a prompt: one token each, and no order to be guessed from an id."""
@@ -98,8 +107,11 @@ class AlignmentStage(Stage[Judgement, BaseModel]):
 
     def _choice(self, judgement: Judgement, number: int, order: tuple[Persona, ...]) -> Call[BaseModel]:
         letters = LETTERS[: len(order)]
-        personas = (quoted("persona", _described(one), letter=name) for name, one in zip(letters, order, strict=True))
-        data = "\n".join((_history(judgement), quoted("target", judgement.target.text), *personas))
+        personas = (
+            quoted("persona", _described(one, len(order)), letter=name)
+            for name, one in zip(letters, order, strict=True)
+        )
+        data = "\n".join((_history(judgement), quoted("target", cut(judgement.target.text, LONGEST_EVENT)), *personas))
         words = {"item": self.domain.item, "person": self.domain.person}
         prompt = messages(self.domain.prompt("alignment"), data, TASK.format(**words), "history", "target", "persona")
         key = f"{judgement.key}\n{number}"
@@ -119,10 +131,10 @@ class AlignmentStage(Stage[Judgement, BaseModel]):
     def _scored(self, judgement: Judgement, persona: Persona) -> Call[BaseModel]:
         """Ask how likely the history is behind a persona: plain text, as a chat has no place for it."""
         given = (
-            f"One type of {self.domain.person}:\n{neutral(_described(persona))}\n\n"
+            f"One type of {self.domain.person}:\n{neutral(_described(persona, len(judgement.personas)))}\n\n"
             f"What a {self.domain.person} of this type chose, and said of it, one {self.domain.item} a line:\n"
         )
-        history = "\n".join(" ".join(neutral(event.text).split()) for event in judgement.history)
+        history = "\n".join(" ".join(neutral(cut(event.text, LONGEST_EVENT)).split()) for event in judgement.history)
         key = f"{judgement.key}\n{persona.persona_id}"
         return Call(key, ({"role": "user", "content": given},), Likelihood, 1, _tags(judgement), continuation=history)
 
@@ -154,11 +166,12 @@ def _made_from(judgement: Judgement) -> str:
 
 
 def _history(judgement: Judgement) -> str:
-    return "\n".join(quoted("history", event.text) for event in judgement.history)
+    return "\n".join(quoted("history", cut(event.text, LONGEST_EVENT)) for event in judgement.history)
 
 
-def _described(persona: Persona) -> str:
-    return f"{persona.name}. {persona.description} {persona.preference_rationale}"
+def _described(persona: Persona, of: int) -> str:
+    """Return a persona in words; `of`: how many share the prompt."""
+    return cut(f"{persona.name}. {persona.description} {persona.preference_rationale}", PERSONAS_CHARACTERS // of)
 
 
 def _tags(judgement: Judgement) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from offline.quoting import quoted
 from offline.records import Item
 from offline.sentences import cut
 from reranker.records import Vector
@@ -14,7 +15,8 @@ PIECE_CHARACTERS = 500
 """Of one review: about 120 tokens; the aspects of one of the bundled catalogue have 85 characters, at most 149."""
 
 PROMPT_CHARACTERS = 10_000
-"""Of all pieces that are put forward: about 2,500 tokens, which leave room for the answer in a context of 8,192."""
+"""Of all pieces that are put forward, tags included: about 2,500 tokens. In a context of 8,192 they leave 850 for the
+item, 600 for what is asked and its schema, and 4,200 for an answer that needs twice the room it was given first."""
 
 LOW_SHARE = 0.4
 """Of the scale of ratings: up to there a review is critical, e.g. one and two of five stars."""
@@ -63,19 +65,36 @@ class ItemEvidence:
 def put_forward(pieces: Sequence[Piece], vectors: Vector, characters: int = PROMPT_CHARACTERS) -> list[int]:
     """Return the places of the pieces to write personas from: all, or if they are too long, one of every cluster.
 
-    There are as many clusters (k-means) as pieces fit; the piece nearest to its centre stands for each. Critical pieces
-    are clustered on their own, with their share of the places and three at least, so that no praise drowns them.
+    They are too long where, quoted, they take more than `characters`. There are as many clusters (k-means) as pieces
+    fit, two at least; the piece nearest to its centre stands for each. Critical pieces are clustered on their own, with
+    their share of the places and three at least, so that no praise drowns them.
     """
-    mean = sum(len(piece.text) for piece in pieces) / len(pieces)
-    room = max(LEAST_PERSONAS, int(characters / mean))
-    if len(pieces) <= room:
+    sizes = [len(shown(len(pieces), piece)) + 1 for piece in pieces]
+    if sum(sizes) <= characters:
         return list(range(len(pieces)))
+    room = int(characters * len(pieces) / sum(sizes))
+    while True:
+        room = max(LEAST_PERSONAS, room)
+        places = _of_every_cluster(pieces, vectors, room)
+        taken = sum(sizes[place] for place in places)
+        if taken <= characters or room == LEAST_PERSONAS:
+            return places
+        # Less by twice what was too much, as those that stand for fewer clusters may be longer again.
+        room = min(room - 1, int(room * (characters / taken) ** 2))
+
+
+def shown(number: int, piece: Piece) -> str:
+    """Return a piece as it stands in a prompt, where it is cited by its number, from 1."""
+    opinion = {"opinion": "critical"} if piece.critical else {}
+    return quoted("review", piece.text, number=str(number), **opinion)
+
+
+def _of_every_cluster(pieces: Sequence[Piece], vectors: Vector, room: int) -> list[int]:
     critical = [place for place, piece in enumerate(pieces) if piece.critical]
     others = [place for place, piece in enumerate(pieces) if not piece.critical]
     for_critical = min(len(critical), max(FEW_CRITICAL, round(room * len(critical) / len(pieces))))
-    return sorted(
-        _representatives(critical, vectors, for_critical) + _representatives(others, vectors, room - for_critical)
-    )
+    for_others = max(room - for_critical, min(1, len(others)))
+    return sorted(_representatives(critical, vectors, for_critical) + _representatives(others, vectors, for_others))
 
 
 def clusters(vectors: Vector, count: int) -> list[list[int]]:

@@ -13,14 +13,16 @@ from offline.decisions import Decision, decided, decisions_by_item
 from offline.domains import Domain
 from offline.encoder import Encoder
 from offline.errors import ConfigurationError
-from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, persona_count, put_forward
+from offline.evidence import LEAST_PERSONAS, ItemEvidence, Piece, persona_count, put_forward, shown
 from offline.evidence_by_item import evidence
 from offline.extractive_personas import extractive_personas
 from offline.fingerprints import digest, fingerprint
 from offline.persona_checks import ALIKE, UNSUPPORTED, admissible, checked, likeness
 from offline.quoting import messages, quoted
 from offline.records import ItemPersonas
+from offline.sentences import cut
 from offline.stages import Made, Problem, Stage
+from offline.summaries import LONGEST_DESCRIPTION, LONGEST_TITLE
 from offline.support_judge import SupportJudge, Verdict, question
 from reranker.records import Persona, persona_id
 
@@ -162,13 +164,10 @@ def _said(subject: Subject) -> dict[str, str]:
 
 
 def _data(found: ItemEvidence, pieces: Sequence[Piece]) -> str:
-    reviews = (_review(number, piece) for number, piece in enumerate(pieces, start=1))
-    return "\n".join([quoted("item", f"{found.item.title}\n{found.summary}"), *reviews])
-
-
-def _review(number: int, piece: Piece) -> str:
-    opinion = {"opinion": "critical"} if piece.critical else {}
-    return quoted("review", piece.text, number=str(number), **opinion)
+    # The summary of an item that has none is its whole description.
+    item = f"{cut(found.item.title, LONGEST_TITLE)}\n{cut(found.summary, LONGEST_DESCRIPTION)}"
+    reviews = (shown(number, piece) for number, piece in enumerate(pieces, start=1))
+    return "\n".join([quoted("item", item), *reviews])
 
 
 def _persona(item_id: str, answer: Mapping[str, Any], numbers: Mapping[int, str]) -> Persona:

@@ -18,9 +18,17 @@ from offline.stages import Made, Problem, Stage
 LONGEST_DESCRIPTION = 3000
 """Characters, about 700 tokens: what comes later in a description is advertising, quotes and contents as a rule."""
 
+LONGEST_TITLE = 300
+"""Characters. Of 1,269 titles at hand the longest has 146."""
+
+LONGEST_CATEGORIES = 300
+"""Characters of all categories. Of 1,269 items at hand the longest have 69."""
+
 MOST_ATTRIBUTES = 20
+LONGEST_NAME = 100
 LONGEST_ATTRIBUTE = 200
-"""Characters. Together 4,000 at most, so that a prompt keeps within the 8,192 tokens of a local LLM's slot."""
+"""Characters of an attribute and of its name. Together 6,000 at most and with all else 10,000, about 2,500 tokens, so
+that a prompt keeps within the 8,192 of a local LLM's slot."""
 
 MOST_TOKENS = 200
 """Of an answer: 80 words, which the prompt allows, take about 110 with the JSON around them."""
@@ -93,9 +101,9 @@ def described(item: Item) -> str:
     """Return an item's metadata as lines of "name: value", long ones cut; "" where it has none but its id."""
     attributes = list(item.attributes.items())[:MOST_ATTRIBUTES]
     lines = (
-        ("title", item.title),
-        ("categories", ", ".join(item.categories)),
-        *((name, cut(value, LONGEST_ATTRIBUTE)) for name, value in attributes),
+        ("title", cut(item.title, LONGEST_TITLE)),
+        ("categories", cut(", ".join(item.categories), LONGEST_CATEGORIES)),
+        *((cut(name, LONGEST_NAME), cut(value, LONGEST_ATTRIBUTE)) for name, value in attributes),
         ("description", cut(item.description, LONGEST_DESCRIPTION)),
     )
     return "\n".join(f"{name}: {value}" for name, value in lines if value.strip())

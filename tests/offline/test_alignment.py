@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.alignment import LETTERS, AlignmentStage, Judge, choice_schema
+from offline.alignment import HISTORY, LETTERS, AlignmentStage, Judge, choice_schema
 from offline.calls import Call, Likelihood, Model, request_body
 from offline.dataset import Dataset, write_interactions, write_jsonl
 from offline.domains import load_domain
@@ -36,6 +36,18 @@ def stage(judge: Judge = "choice", **settings: Any) -> AlignmentStage:
 
 def choosing(letters: str) -> list[Any]:
     return [choice_schema(4).model_validate({"persona": letter, "reason": f"because {letter}"}) for letter in letters]
+
+
+@pytest.mark.parametrize("judge", ["choice", "likelihood"])
+def test_a_prompt_has_a_bounded_length_whatever_other_peoples_files_hold(judge: Judge) -> None:
+    """20,000 characters are about 5,000 tokens, of 8,192."""
+    endless = "word " * 20_000
+    personas = tuple(Persona(f"b4:{n}", f"Kind {n}", endless, endless, ("r1",)) for n in range(26))
+    judgement = Judgement("u", Event("b4", endless), personas, (Event("b1", f"Sea. {endless}"),) * HISTORY)
+    for call in stage(judge).calls(judgement):
+        assert len(call.messages[-1]["content"] + call.continuation) < 20_000
+    shown = stage(judge).calls(judgement)[0].messages[-1]["content"]
+    assert all(f"Kind {n}. word" in shown for n in range(26)) or judge == "likelihood"
 
 
 times = st.one_of(st.none(), st.integers(0, 5))

@@ -7,18 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offline.dataset import Dataset, Item, ItemPersonas, ItemSummary, Review, ReviewAspects, write_jsonl
 from offline.decisions import Decision, decide
 from offline.domains import load_domain
 from offline.encoder import Encoder
-from offline.evidence import ItemEvidence, Piece, persona_count, put_forward
+from offline.evidence import PROMPT_CHARACTERS, ItemEvidence, Piece, persona_count, put_forward, shown
 from offline.evidence_by_item import evidence
 from offline.extractive import extractive_aspects, extractive_summary, sentences
 from offline.persona_checks import words
 from offline.personas import PersonasStage, Subject, personas_schema
 from offline.stages import Made, run_without_llm
+from offline.summaries import LONGEST_DESCRIPTION, LONGEST_TITLE
+from offline.text import summary_of
 from reranker.records import Persona
+from tests.offline.encoders import Hashed
 from tests.offline.written import to_be_written
 
 BOOKS = load_domain("books")
@@ -128,6 +133,35 @@ def test_pieces_that_do_not_fit_are_represented_cluster_by_cluster() -> None:
     assert 50 in places, "the one that says something else"
     assert {51, 52} & set(places), "a critical one"
     assert put_forward(praise[:5], vectors[:5]) == [0, 1, 2, 3, 4]
+
+
+def test_what_is_put_forward_fits_with_its_tags_and_every_opinion_is_in_it(stage: PersonasStage) -> None:
+    short = [Piece(f"r{n}", f"Five stars {n}", "") for n in range(900)]
+    different = [Piece("slow", "Endless chapters about ropes bored me", "", critical=True)]
+    (call,) = stage.calls(subject(*short, *different))
+    data = call.messages[1]["content"]
+    assert len(data) < PROMPT_CHARACTERS + 500
+    assert data.count("Five stars") > 20
+    assert different[0].text in data
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), min_size=1, max_size=40))
+@settings(deadline=None, max_examples=20)
+def test_no_mixture_of_long_and_short_reviews_outgrows_a_prompt(said: list[tuple[int, bool]]) -> None:
+    pieces = [Piece(f"r{n}", "x" * long, "", critical=critical) for n, (long, critical) in enumerate(said)]
+    vectors = Hashed().encode([f"{n}" for n in range(len(pieces))])
+    places = put_forward(pieces, vectors, characters=2500)
+    assert sum(len(shown(number, pieces[place])) + 1 for number, place in enumerate(places, 1)) <= 2500
+    assert {pieces[place].critical for place in places} == {piece.critical for piece in pieces}
+
+
+def test_a_long_title_and_description_are_cut_in_a_prompt(stage: PersonasStage) -> None:
+    long = Item("moby", "Title " * 20_000, "A sentence that goes on. " * 5_000)
+    (call,) = stage.calls(Subject(ItemEvidence(long, summary_of(long, None), PIECES)))
+    item, _, reviews = call.messages[1]["content"].partition("</item>")
+    assert LONGEST_DESCRIPTION < len(item) < LONGEST_DESCRIPTION + LONGEST_TITLE + 20
+    assert item.endswith("goes on.\n")
+    assert PIECES[0].text in reviews
 
 
 def test_more_different_evidence_is_good_for_more_personas() -> None:

@@ -24,6 +24,14 @@ def test_a_long_description_is_cut_at_a_sentence() -> None:
     assert text.endswith("goes on.")
 
 
+def test_whatever_metadata_there_is_a_prompt_has_a_bounded_length() -> None:
+    """10,000 characters are about 2,500 tokens, of 8,192."""
+    endless = "word " * 20_000
+    text = described(Item("b", endless, endless, (endless,) * 3, {f"{n} {endless}": endless for n in range(50)}))
+    assert len(text) < 10_000
+    assert text.count("word") > 1000
+
+
 def test_an_item_without_metadata_asks_nobody_and_has_no_summary() -> None:
     assert STAGE.calls(Item("b1")) == ()
     for made in (STAGE.made(Item("b1"), ()), STAGE.extracted(Item("b1"))):
