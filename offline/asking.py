@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -17,14 +18,18 @@ from offline.spending import Ledger, usage_of
 
 log = logging.getLogger(__name__)
 
-REFUSALS_IN_A_ROW = 20
-"""So many requests refused before any was answered are the settings' fault, not the items': the run ends."""
+FAILURES_IN_A_ROW = 20
+"""So many calls without a reply are hardly all at fault themselves: the endpoint is probed."""
+
+HARMLESS = "This asks whether anybody is there. Answer with as few words as you may."
+"""What a probe says. An endpoint that refuses even this refuses everything."""
 
 NO_SCHEMA = frozenset({400, 415, 422, 501})
 """Statuses by which endpoints say that they do not know `response_format`."""
 
-WRONG_SETUP = frozenset({401, 402, 403, 404, 405, 429})
-"""Statuses that hold for all calls alike: key, credit, model, address. Of the 429s, those for want of credit."""
+WRONG_SETUP = frozenset({401, 429})
+"""Statuses that hold for all calls alike: a wrong key, and of the 429s those for want of credit. Others may be said of
+one prompt, e.g. 403 by a moderation, as well as of a wrong model or address: there a probe decides."""
 
 FINAL = frozenset({Reason.FILTERED})
 """Rejections of a reply that no further attempt mends: a filter sees the same prompt again."""
@@ -41,9 +46,12 @@ class Asker:
         self._numbers = count()
         self._constrains: bool | None = None
         """Whether the endpoint takes a JSON schema; None until the first reply shows it."""
-        self._answered = False
+        self._replies = 0
         self._failures = 0
         """Calls in a row that got no reply."""
+        self._probing = asyncio.Lock()
+        self._hopeless = ""
+        """Why nobody will be answered, once that is known."""
 
     async def ask(self, call: Call[Answer]) -> tuple[Reply | None, Answer | Rejected]:
         """Return the reply, if one came, and the answer in it, or why there is none.
@@ -56,7 +64,7 @@ class Asker:
         try:
             reply, result = await self._usable(call)
         except (OpenAIError, TimeoutError, NoCompletionError) as error:
-            return None, self._rejected(error)
+            return None, await self._rejected(error, call)
         self._failures = 0
         return reply, result
 
@@ -121,36 +129,63 @@ class Asker:
             ) from error
         except ValueError as error:
             raise NoCompletionError("it answered with something else than a chat completion") from error
-        self._answered = True
+        self._replies += 1
         return reply
 
-    def _rejected(self, error: Exception) -> Rejected:
+    async def _rejected(self, error: Exception, call: Call[Any]) -> Rejected:
         """Return what a failure means for its call. Raises EndpointError if it means the same for all others."""
-        why = said(error)
+        rejected = self._rejection(error)
+        if rejected.reason is Reason.FILTERED:
+            self._failures = 0
+            return rejected
         self._failures += 1
-        if passes(error):
-            rejected = Rejected(Reason.UNREACHABLE, f"none within {self.settings.patience_seconds:g} s: {why}")
-        else:
-            rejected = self._refused(error, why)
-        self._stop_if_hopeless(rejected)
+        if isinstance(error, APIStatusError) and error.status_code in WRONG_SETUP and not passes(error):
+            self._hopeless = self._without_hope(error)
+        # What those in flight together failed for is asked once.
+        async with self._probing:
+            if not self._hopeless and self._failures >= self._limit(rejected.reason):
+                await self._probe(call)
+        if self._hopeless:
+            raise EndpointError(self._hopeless)
         return rejected
 
-    def _refused(self, error: Exception, why: str) -> Rejected:
-        if isinstance(error, APIStatusError) and error.status_code in WRONG_SETUP:
-            raise EndpointError(
-                f"{self._api.base_url} refuses to answer: {why}. Check its key, model, credit and address"
-            )
+    def _rejection(self, error: Exception) -> Rejected:
+        if passes(error):
+            return Rejected(Reason.UNREACHABLE, f"none within {self.settings.patience_seconds:g} s: {said(error)}")
         filtered = isinstance(error, APIStatusError) and error.code == "content_filter"
-        return Rejected(Reason.FILTERED if filtered else Reason.REQUEST, why)
+        return Rejected(Reason.FILTERED if filtered else Reason.REQUEST, said(error))
 
-    def _stop_if_hopeless(self, rejected: Rejected) -> None:
-        if rejected.reason is Reason.FILTERED or (rejected.reason is Reason.REQUEST and self._answered):
+    def _limit(self, reason: Reason) -> int:
+        """Return how many failures in a row call for a probe."""
+        if reason is Reason.UNREACHABLE:
+            return min(FAILURES_IN_A_ROW, self.settings.concurrency)
+        return FAILURES_IN_A_ROW if self._replies else 1
+
+    async def _probe(self, call: Call[Any]) -> None:
+        """Find out whether an endpoint that failed a call, as others before it, answers at all."""
+        before = self._replies
+        try:
+            await self._paid(_harmless(call), 0, call.max_tokens)
+        except (OpenAIError, TimeoutError, NoCompletionError) as error:
+            # Others may have been answered meanwhile.
+            if self._replies == before:
+                self._hopeless = self._without_hope(error)
+        else:
             self._failures = 0
-        limit = REFUSALS_IN_A_ROW
-        if rejected.reason is Reason.UNREACHABLE:
-            limit = min(limit, self.settings.concurrency)
-        if self._failures >= limit:
-            raise EndpointError(
-                f"{self._failures} calls in a row came to nothing at {self._api.base_url}: {rejected.detail}. "
-                "What was answered is cached: run again when this is mended"
+
+    def _without_hope(self, error: Exception) -> str:
+        if passes(error):
+            return (
+                f"{self._failures} calls in a row came to nothing at {self._api.base_url}: "
+                f"{self._rejection(error).detail}. What was answered is cached: run again when this is mended"
             )
+        return (
+            f"{self._api.base_url} refuses to answer: {said(error)}. Check its key, model, parameters, credit and "
+            "address"
+        )
+
+
+def _harmless(call: Call[Any]) -> Call[Any]:
+    """Return a call that goes where this one does, in the same form, without its words."""
+    continuation = "Yes." if call.continuation else ""
+    return replace(call, messages=({"role": "user", "content": HARMLESS},), tags=(), continuation=continuation)

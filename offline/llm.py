@@ -68,8 +68,8 @@ class LlmClient:
 
         Raises, once the outcomes of what was in flight are yielded:
             BudgetExhaustedError: the next request might exceed the budget.
-            EndpointError: the endpoint refuses every call (key, model, address), or calls in a row got no reply within
-                `patience_seconds`.
+            EndpointError: the endpoint refuses the key; or calls got no reply, and a harmless one that was put in
+                between got none either, within `patience_seconds` (a wrong model or address, no credit, nobody there).
             ResponseCacheError: the cache cannot be read, or took no reply for `patience_seconds`; those in flight then
                 come back as rejected (unsaved).
 

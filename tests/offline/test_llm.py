@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from offline import retries
-from offline.asking import Asker
+from offline.asking import FAILURES_IN_A_ROW, HARMLESS, Asker
 from offline.calls import Call, user_tag
 from offline.endpoints import Endpoint, model_name, opened
 from offline.errors import BudgetExhaustedError, ConfigurationError, EndpointError, ResponseCacheError
@@ -303,7 +303,7 @@ def test_an_endpoint_that_goes_and_comes_back(cache: ResponseCache) -> None:
 def test_an_endpoint_that_stays_away_ends_the_run_and_the_next_one_goes_on(
     stub: StubLlm, client: Client, cache: ResponseCache
 ) -> None:
-    stub.script = lambda number, body: completion() if int(asked(body)) < 20 else failure(503, "asleep")
+    stub.script = lambda number, body: completion() if asked(body) in all_yes(20) else failure(503, "asleep")
     found: list[Outcome[Verdict]] = []
     with pytest.raises(EndpointError, match=r"calls in a row came to nothing at .*HTTP 503: .*asleep"):
         found.extend(client(patience_seconds=0.3).run("s", calls(1_000_000)))
@@ -319,7 +319,7 @@ def test_an_endpoint_that_stays_away_ends_the_run_and_the_next_one_goes_on(
 
 def test_a_request_at_fault_is_its_items_affair(stub: StubLlm, client: Client) -> None:
     def script(number: int, body: dict[str, Any]) -> Answer:
-        return completion() if asked(body) == "0" else failure(400, "the prompt is too long")
+        return completion() if asked(body) in {"0", HARMLESS} else failure(400, "the prompt is too long")
 
     stub.script = script
     found = list(client(concurrency=1).run("s", calls(60)))
@@ -331,9 +331,9 @@ def test_a_request_at_fault_is_its_items_affair(stub: StubLlm, client: Client) -
 
 def test_requests_refused_from_the_first_on_end_the_run(stub: StubLlm, client: Client) -> None:
     stub.script = lambda number, body: failure(400, "no such parameter: seed")
-    with pytest.raises(EndpointError, match=r"20 calls in a row .*no such parameter: seed"):
+    with pytest.raises(EndpointError, match=r"refuses to answer: HTTP 400.* Check its key, model, parameters"):
         list(client().run("s", calls(1000)))
-    assert len(stub.requests) < 2 * 40
+    assert len(stub.requests) <= 2 * (8 + 1)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +344,39 @@ def test_a_wrong_setup_ends_the_run_at_once(stub: StubLlm, client: Client, refus
     with pytest.raises(EndpointError, match="refuses to answer: HTTP"):
         list(client().run("s", calls(1000)))
     assert len(stub.requests) <= 16
+
+
+def refusing(items: int, refusal: Answer) -> Callable[[int, dict[str, Any]], Answer]:
+    """Refuse the first so many items, whenever they are asked."""
+    return lambda number, body: refusal if asked(body) in all_yes(items) else completion()
+
+
+def test_items_refused_for_good_do_not_keep_a_later_run_from_those_behind_them(stub: StubLlm, client: Client) -> None:
+    stub.script = refusing(2 * FAILURES_IN_A_ROW, failure(400, "flagged"))
+    found = results(client(concurrency=1).run("s", calls(50)))
+    refused = {str(number): Reason.REQUEST for number in range(2 * FAILURES_IN_A_ROW)}
+    assert found == all_yes(50) | refused
+    assert [asked(body) for body in stub.requests].count(HARMLESS) == 2, "at the first and after so many in a row"
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 405])
+@pytest.mark.parametrize("item", ["0", "3"])
+def test_a_status_said_of_one_prompt_is_no_end(stub: StubLlm, client: Client, status: int, item: str) -> None:
+    stub.script = lambda number, body: failure(status, "flagged") if asked(body) == item else completion()
+    assert results(client(concurrency=1).run("s", calls(5))) == all_yes(5) | {item: Reason.REQUEST}
+
+
+def test_an_item_that_always_fails_is_no_end_to_a_run_of_one_at_a_time(stub: StubLlm, client: Client) -> None:
+    stub.script = refusing(2, failure(500))
+    found = results(client(concurrency=1, patience_seconds=0.2).run("s", calls(5)))
+    assert found == all_yes(5) | {"0": Reason.UNREACHABLE, "1": Reason.UNREACHABLE}
+
+
+def test_a_model_that_goes_away_ends_the_run_soon(stub: StubLlm, client: Client) -> None:
+    stub.script = lambda number, body: completion() if number < 30 else failure(404, "no such model")
+    with pytest.raises(EndpointError, match=r"refuses to answer: HTTP 404"):
+        list(client().run("s", calls(1000)))
+    assert len(stub.requests) <= 30 + FAILURES_IN_A_ROW + 2 * 8
 
 
 def test_a_content_filter_that_answers_400(stub: StubLlm, client: Client) -> None:
