@@ -9,12 +9,12 @@ from typing import Any
 from httpx2 import Response
 from openai import APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 
-from offline.calls import Answer, Call, Model, estimated_input_tokens, request_body
+from offline.calls import Answer, Call, Model, request_body
 from offline.errors import EndpointError
 from offline.llm_settings import LlmSettings
-from offline.replies import NOTHING, NoLikelihoodError, Reason, Rejected, Reply, Usage, read, reply_to
+from offline.replies import NOTHING, NoLikelihoodError, Reason, Rejected, Reply, read, reply_to, usage_in
 from offline.retries import NoCompletionError, passes, patiently, said
-from offline.spending import Ledger, usage_of
+from offline.spending import Ledger, most_usage, usage_of
 
 log = logging.getLogger(__name__)
 
@@ -71,23 +71,13 @@ class Asker:
     async def _usable(self, call: Call[Answer]) -> tuple[Reply, Answer | Rejected]:
         room = call.max_tokens
         for attempt in count():
-            reply = await self._paid(call, attempt, room)
+            reply = await self._constrained(call, attempt, room)
             result = read(reply, call.schema)
             if not isinstance(result, Rejected) or result.reason in FINAL or attempt + 1 == self.settings.attempts:
                 break
             if result.reason is Reason.TRUNCATED:
                 room = 2 * call.max_tokens
         return reply, result
-
-    async def _paid(self, call: Call[Any], attempt: int, room: int) -> Reply:
-        number, used = next(self._numbers), NOTHING
-        await self.ledger.reserve(number, Usage(1, estimated_input_tokens(call), room))
-        try:
-            reply = await self._constrained(call, attempt, room)
-            used = usage_of(reply, call)
-        finally:
-            await self.ledger.settle(number, used)
-        return reply
 
     async def _constrained(self, call: Call[Any], attempt: int, room: int) -> Reply:
         """Ask with the schema; where the endpoint refuses that, in words, from then on."""
@@ -109,19 +99,34 @@ class Asker:
 
     async def _posted(self, call: Call[Any], attempt: int, room: int, *, constrained: bool) -> Reply:
         body = request_body(call, self.model, attempt=attempt, max_tokens=room, constrained=constrained)
-        return await patiently(lambda: self._post(body, call), self.settings.patience_seconds)
+        return await patiently(lambda: self._paid(body, call), self.settings.patience_seconds)
 
-    async def _post(self, body: dict[str, Any], call: Call[Any]) -> Reply:
-        # Not chat.completions.create: to check its arguments and build its objects takes more time than all the rest.
+    async def _paid(self, body: dict[str, Any], call: Call[Any]) -> Reply:
+        """Put one request, if the budget has what it may use, and book what it did."""
+        number, most, used = next(self._numbers), most_usage(call, body), NOTHING
+        await self.ledger.reserve(number, most)
         try:
-            async with asyncio.timeout(self.settings.timeout_seconds):
-                response = await self._api.post(call.path, body=body, cast_to=Response)
+            content = await self._post(body, call)
+            used = usage_in(content)
+            reply = self._reply(content, call)
+            used = usage_of(reply, body)
         except (APITimeoutError, TimeoutError):
-            # Nobody says what it cost; the prompt was probably read.
-            self.ledger.book(Usage(0, estimated_input_tokens(call), 0))
+            # Nobody says what it cost: an endpoint may write on for a client that is gone.
+            used = replace(most, asks=0)
             raise
+        finally:
+            await self.ledger.settle(number, used)
+        return reply
+
+    async def _post(self, body: dict[str, Any], call: Call[Any]) -> bytes:
+        # Not chat.completions.create: to check its arguments and build its objects takes more time than all the rest.
+        async with asyncio.timeout(self.settings.timeout_seconds):
+            response = await self._api.post(call.path, body=body, cast_to=Response)
+        return response.content
+
+    def _reply(self, content: bytes, call: Call[Any]) -> Reply:
         try:
-            reply = reply_to(call, response.content)
+            reply = reply_to(call, content)
         except NoLikelihoodError as error:
             raise EndpointError(
                 f"{self._api.base_url} gives no log-probabilities of a prompt (/completions with echo and logprobs): "
@@ -165,7 +170,7 @@ class Asker:
         """Find out whether an endpoint that failed a call, as others before it, answers at all."""
         before = self._replies
         try:
-            await self._paid(_harmless(call), 0, call.max_tokens)
+            await self._constrained(_harmless(call), 0, call.max_tokens)
         except (OpenAIError, TimeoutError, NoCompletionError) as error:
             # Others may have been answered meanwhile.
             if self._replies == before:

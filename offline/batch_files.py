@@ -120,7 +120,7 @@ def import_results(
                 used = NOTHING
                 with cache.transaction():
                     for call in chunk:
-                        fate, usage = _taken(call, cache_key(call, model), results, cache)
+                        fate, usage = _taken(call, model, results, cache)
                         counts[fate] += 1
                         used += usage
                     cache.book(stage, model.name, used, prices.cost(used.input_tokens, used.output_tokens))
@@ -149,9 +149,10 @@ class _Results:
 
 
 def _taken(
-    call: Call[Any], key: bytes, results: _Results, cache: ResponseCache
+    call: Call[Any], model: Model, results: _Results, cache: ResponseCache
 ) -> tuple[Literal["answered", "known", "open"], Usage]:
     """Save the result of a call if there is a good one; return what became of it, and what is to be booked."""
+    key = cache_key(call, model)
     if cache.find(key, call.tags) is not None:
         return "known", NOTHING
     reply = results.reply(call, key)
@@ -162,7 +163,7 @@ def _taken(
         results.problems[f"{answer.reason}: {answer.detail}"] += 1
         return "open", NOTHING
     cache.save(key, reply, call.tags)
-    return "answered", usage_of(reply, call)
+    return "answered", usage_of(reply, request_body(call, model))
 
 
 def _places(file: IO[bytes], problems: Counter[str]) -> Iterator[tuple[bytes, int]]:

@@ -24,6 +24,9 @@ BYTES_PER_TOKEN = 4
 """Of UTF-8, for estimates. Measured: 4.4 on English book reviews with Qwen2.5's vocabulary. With a smaller vocabulary,
 in another language or for JSON it may be fewer, and an estimate too low."""
 
+LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
+"""What endpoints call the limit of the answer's tokens. With both in a request, each heeds the one that it knows."""
+
 TOKENS_PER_MESSAGE = 4
 """What chat templates put around a message: role and delimiters."""
 
@@ -79,6 +82,11 @@ class Model:
     """What the endpoint calls the limit of the answer's tokens."""
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
     """Further fields of the request body, in place of ours where they share a name; null leaves a field out."""
+
+    @property
+    def limits_answers(self) -> bool:
+        """Whether requests limit the answer's tokens; `parameters` may take that out of them."""
+        return most_output_tokens({self.limit_field: 0, **self.parameters}) is not None
 
 
 def user_tag(user_id: str) -> str:
@@ -147,10 +155,19 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
-def estimated_input_tokens(call: Call[Any]) -> int:
-    """Return about how many tokens a call's messages take, its schema not counted: few endpoints put it in a prompt."""
-    asked = sum(TOKENS_PER_MESSAGE + estimated_tokens(message["content"]) for message in call.messages)
-    return asked + estimated_tokens(call.continuation)
+def estimated_input_tokens(body: Mapping[str, Any]) -> int:
+    """Return about how many tokens a request's messages, or its prompt, take.
+
+    A schema counts where it is said in words, not as `response_format`: few endpoints put that in a prompt.
+    """
+    asked = sum(TOKENS_PER_MESSAGE + estimated_tokens(message["content"]) for message in body.get("messages", ()))
+    return asked + estimated_tokens(body.get("prompt", ""))
+
+
+def most_output_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the answer to a request may take; None where nothing in it limits them."""
+    limits = [limit for name in LIMIT_FIELDS if isinstance(limit := body.get(name), int)]
+    return max(limits, default=None)
 
 
 @lru_cache(maxsize=256)

@@ -41,6 +41,11 @@ class LlmClient:
             )
         self.endpoint = endpoint
         self.model: Model = settings.named(endpoint.model)
+        if not self.model.limits_answers and (settings.budget is not None or settings.token_budget is not None):
+            raise ConfigurationError(
+                "a budget cannot hold where nothing limits the answers' tokens: PERSONA4REC_LLM_PARAMETERS takes "
+                f"{settings.limit_field} out of the requests, give it a number there"
+            )
         self.cache = cache
         self.settings = settings
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from offline.calls import Call, estimated_input_tokens
+from offline.calls import Call, request_body
 from offline.errors import EndpointError
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.progress import Progress
 from offline.replies import Reason, Rejected
+from offline.spending import most_usage
 from offline.stages import Made, Problem, Stage
 from offline.worker_metrics import WorkerMetrics
 
@@ -44,7 +45,8 @@ class Reasoning:
         """Return how many tokens a subject's calls take at most, each answered at its first attempt."""
         if self.client is None:
             return 0
-        return sum(estimated_input_tokens(call) + call.max_tokens for call in stage.calls(subject))
+        model = self.client.model
+        return sum(most_usage(call, request_body(call, model)).tokens for call in stage.calls(subject))
 
     def forget(self, tag: str) -> None:
         """Forget every reply that carries a tag. Raises ResponseCacheError."""

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from offline.calls import Answer, Call, Likelihood, prefix
 from offline.rejects import reason_of
@@ -95,7 +95,8 @@ class Reply:
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: JsonValue = None
+    """Text, else nothing that can be read: some endpoints answer with a list of parts."""
     refusal: str | None = None
 
 
@@ -109,9 +110,19 @@ class _Usage(BaseModel):
     completion_tokens: int = Field(ge=0)
 
 
-class _Completion(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+def _if_usable(value: Any, usage: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return usage(value)
+    except ValidationError:
+        return None
+
+
+class _Billed(BaseModel):
+    usage: Annotated[_Usage | None, WrapValidator(_if_usable)] = None
+
+
+class _Completion(_Billed):
+    choices: list[_Choice]
 
 
 class NoLikelihoodError(ValueError):
@@ -127,9 +138,8 @@ class _Continued(BaseModel):
     logprobs: _Scores | None = None
 
 
-class _TextCompletion(BaseModel):
+class _TextCompletion(_Billed):
     choices: list[_Continued] = Field(min_length=1)
-    usage: _Usage | None = None
 
 
 def reply_to(call: Call[Any], completion: bytes | dict[str, Any]) -> Reply:
@@ -158,15 +168,29 @@ def _usage(usage: _Usage | None) -> Usage | None:
     return None if usage is None else Usage(1, usage.prompt_tokens, usage.completion_tokens)
 
 
+def usage_in(body: bytes) -> Usage:
+    """Return what the body of any reply says was used, a completion or not; nothing where it does not say."""
+    try:
+        return _usage(_Billed.model_validate_json(body).usage) or NOTHING
+    except ValidationError:
+        return NOTHING
+
+
 def reply_of(completion: bytes | dict[str, Any]) -> Reply:
-    """Return the reply in a chat completion, as JSON or decoded. Raises ValueError where it is not one."""
+    """Return the reply in a chat completion, as JSON or decoded; one without choices is a reply without text.
+
+    Raises ValueError where it is no chat completion.
+    """
     if isinstance(completion, bytes):
         found = _Completion.model_validate_json(completion)
     else:
         found = _Completion.model_validate(completion)
+    if not found.choices:
+        return Reply("", "", usage=_usage(found.usage))
     choice = found.choices[0]
     message = choice.message
-    return Reply(message.content or "", choice.finish_reason or "", message.refusal or "", _usage(found.usage))
+    text = message.content if isinstance(message.content, str) else ""
+    return Reply(text, choice.finish_reason or "", message.refusal or "", _usage(found.usage))
 
 
 def read(reply: Reply, schema: type[Answer]) -> Answer | Rejected:
@@ -183,6 +207,8 @@ def read(reply: Reply, schema: type[Answer]) -> Answer | Rejected:
     answer = _first_valid([reply.text] if cut_off else _objects(reply.text), schema)
     if isinstance(answer, Rejected) and cut_off:
         return Rejected(Reason.TRUNCATED, f"cut off after {len(reply.text):,} characters at the limit of tokens")
+    if not reply.text:
+        return Rejected(Reason.MALFORMED, "the completion holds no text")
     return answer
 
 

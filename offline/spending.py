@@ -1,11 +1,20 @@
 """What calls cost, and a budget that no run exceeds."""
 
 import asyncio
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offline.calls import Call, Model, cache_key, estimated_input_tokens, estimated_tokens
+from offline.calls import (
+    Call,
+    Model,
+    cache_key,
+    estimated_input_tokens,
+    estimated_tokens,
+    most_output_tokens,
+    request_body,
+)
 from offline.errors import BudgetExhaustedError
 from offline.llm_cache import ResponseCache
 from offline.replies import NOTHING, Reply, Usage
@@ -43,7 +52,8 @@ class Estimate:
     """Whether `output_tokens` comes from the stage's earlier answers."""
     cost: float
     cost_at_most: float
-    """With every answer as long as it may be, each call answered at its first attempt."""
+    """With every answer as long as it may be, each call answered at its first attempt; infinite where nothing limits
+    them."""
 
 
 class Ledger:
@@ -87,12 +97,8 @@ class Ledger:
         """Book what a request has used in place of what was reserved for it."""
         async with self._freed:
             self._in_flight -= self._reserved.pop(ask, NOTHING)
-            self.book(usage)
+            self.usage += usage
             self._freed.notify_all()
-
-    def book(self, usage: Usage) -> None:
-        """Book what was used without having been reserved."""
-        self.usage += usage
 
     def _affords(self, usage: Usage) -> bool:
         in_money = self.budget is None or self._cost(usage) <= self.budget
@@ -113,30 +119,35 @@ class Ledger:
         return self.prices.cost(usage.input_tokens, usage.output_tokens)
 
 
-def usage_of(reply: Reply, call: Call[Any]) -> Usage:
-    """Return what a reply has used, estimated where the endpoint did not say."""
-    return reply.usage or Usage(1, estimated_input_tokens(call), estimated_tokens(reply.text))
+def usage_of(reply: Reply, body: Mapping[str, Any]) -> Usage:
+    """Return what a reply to a request has used, estimated where the endpoint did not say."""
+    return reply.usage or Usage(1, estimated_input_tokens(body), estimated_tokens(reply.text))
+
+
+def most_usage(call: Call[Any], body: Mapping[str, Any]) -> Usage:
+    """Return what a call's request may use at most; where nothing in it limits the answer, what the call would."""
+    most = most_output_tokens(body)
+    return Usage(1, estimated_input_tokens(body), call.max_tokens if most is None else most)
 
 
 def estimate(stage: str, calls: Iterable[Call[Any]], model: Model, prices: Prices, cache: ResponseCache) -> Estimate:
     """Return what a run of these calls would cost, without asking anybody; they are taken one by one."""
-    total = input_tokens = output_at_most = open_calls = 0
+    total, most = 0, NOTHING
     for call in calls:
         total += 1
         if cache.find(cache_key(call, model)) is None:
-            open_calls += 1
-            input_tokens += estimated_input_tokens(call)
-            output_at_most += call.max_tokens
+            most += most_usage(call, request_body(call, model))
     mean = _mean_output(stage, model.name, cache)
-    output_tokens = output_at_most if mean is None else min(output_at_most, round(mean * open_calls))
+    output_tokens = most.output_tokens if mean is None else min(most.output_tokens, round(mean * most.asks))
+    limited = model.limits_answers or not (most.asks and prices.output)
     return Estimate(
         calls=total,
-        cached=total - open_calls,
-        input_tokens=input_tokens,
+        cached=total - most.asks,
+        input_tokens=most.input_tokens,
         output_tokens=output_tokens,
         from_experience=mean is not None,
-        cost=prices.cost(input_tokens, output_tokens),
-        cost_at_most=prices.cost(input_tokens, output_at_most),
+        cost=prices.cost(most.input_tokens, output_tokens),
+        cost_at_most=prices.cost(most.input_tokens, most.output_tokens) if limited else math.inf,
     )
 
 

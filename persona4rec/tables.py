@@ -1,5 +1,6 @@
 """Answers and figures as a person enjoys reading them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,10 +162,13 @@ def _state(version: "Version", *, after_used: bool) -> str:
 
 def dry_run(stage: str, found: "Estimate") -> Text:
     basis = "as long as this stage's earlier ones" if found.from_experience else "as long as they may be"
+    at_most = f"at most {found.cost_at_most:.4g} if every first answer is good"
+    if math.isinf(found.cost_at_most):
+        at_most = "without an upper limit, as the requests set none to the answers"
     return Text(
         f"{stage}: {found.calls - found.cached:,} calls to make ({found.calls:,} in all, {found.cached:,} cached), "
         f"about {found.input_tokens:,} + {found.output_tokens:,} tokens, cost about {found.cost:.4g}, "
-        f"at most {found.cost_at_most:.4g} if every first answer is good. Answers are taken to be {basis}."
+        f"{at_most}. Answers are taken to be {basis}."
     )
 
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from offline.aspects import AspectsStage
-from offline.calls import estimated_input_tokens
+from offline.calls import Model, estimated_input_tokens, request_body
 from offline.dataset import Dataset
 from offline.domains import load_domain
 from offline.encoder import load_encoder
@@ -77,7 +77,8 @@ class Rebuilt:
 
 def asked(stage: Stage[Any, Any], subject: Any) -> int:
     """Return about how many tokens a subject's calls take: the prompt, and half of what the answer may."""
-    return sum(estimated_input_tokens(call) + call.max_tokens // 2 for call in stage.calls(subject))
+    calls = stage.calls(subject)
+    return sum(estimated_input_tokens(request_body(call, Model(""))) + call.max_tokens // 2 for call in calls)
 
 
 def main() -> None:

@@ -432,6 +432,55 @@ def test_attempts_that_fail_are_paid_for_too(stub: StubLlm, client: Client) -> N
     assert 3 <= len(stub.requests) <= 15
 
 
+def test_a_limit_set_by_parameters_is_what_the_budget_counts_with(stub: StubLlm, client: Client) -> None:
+    stub.script = lambda number, body: completion(usage=(5, body["max_tokens"]))
+    with pytest.raises(BudgetExhaustedError, match="may take 8,005"):
+        list(client(token_budget=20_000, parameters={"max_tokens": 8000}).run("s", calls(100)))
+    assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize("budget", [{"token_budget": 100}, {"budget": 1.0, "output_price": 1.0}])
+def test_a_budget_needs_a_limit_of_the_answers(client: Client, budget: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="takes max_tokens out of the requests"):
+        client(parameters={"max_tokens": None}, **budget)
+    client(parameters={"max_tokens": None})
+    client(parameters={"max_tokens": None, "max_completion_tokens": 9}, **budget)
+
+
+def test_a_schema_said_in_words_counts_in_the_budget(stub: StubLlm, client: Client) -> None:
+    stub.script = lambda number, body: failure(400) if "response_format" in body else completion()
+    with pytest.raises(BudgetExhaustedError, match="0 are used, and the next request may take"):
+        list(client(concurrency=1, token_budget=110).run("s", calls(1)))  # 5 + 100 without the schema
+    assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"choices": [], %s}', b'{"choices": [{"message": {"content": [{"type": "text", "text": "{}"}]}}], %s}'],
+    ids=["no choices", "a list"],
+)
+def test_a_completion_without_text_is_paid_for_and_rejected(
+    stub: StubLlm, client: Client, cache: ResponseCache, body: bytes
+) -> None:
+    stub.script = lambda number, _: Answer(body=body % b'"usage": {"prompt_tokens": 50, "completion_tokens": 20}')
+    assert results(client(attempts=2).run("s", calls(1))) == {"0": Reason.MALFORMED}
+    assert cache.spending()[0].usage == Usage(2, 100, 40)
+
+
+def test_what_is_no_completion_but_was_billed_ends_in_the_budget(stub: StubLlm, client: Client) -> None:
+    stub.script = lambda number, body: Answer(body=b'{"usage": {"prompt_tokens": 50, "completion_tokens": 20}}')
+    with pytest.raises(BudgetExhaustedError, match="210 are used"):
+        list(client(token_budget=300).run("s", calls(1)))
+    assert len(stub.requests) == 3
+
+
+def test_requests_that_hang_are_paid_for_as_dear_as_they_may_be(stub: StubLlm, client: Client) -> None:
+    stub.script = lambda number, body: Answer(instead="hang")
+    with pytest.raises(BudgetExhaustedError, match="210 are used"):
+        list(client(token_budget=300, timeout_seconds=0.1).run("s", calls(1)))
+    assert len(stub.requests) == 2
+
+
 def test_a_budget_needs_prices(client: Client) -> None:
     with pytest.raises(ConfigurationError, match="PERSONA4REC_LLM_INPUT_PRICE"):
         client(budget=1.0)

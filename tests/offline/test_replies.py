@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from offline.replies import Reason, Rejected, Reply, Usage, read, reply_of
+from offline.replies import NOTHING, Reason, Rejected, Reply, Usage, read, reply_of, usage_in
 
 
 class Verdict(BaseModel):
@@ -77,7 +77,27 @@ def test_a_completion_is_taken_apart() -> None:
     assert reply_of(json.dumps(body).encode()) == reply_of(body) == Reply("", "stop", "no", Usage(1, 3, 2))
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b'{"choices": [{"text": "x"}]}', b"\xff"])
+@pytest.mark.parametrize(
+    "choices", [[], [{"message": {"content": [{"type": "text", "text": GOOD}]}}], [{"message": {"tool_calls": []}}]]
+)
+def test_a_completion_without_text_is_a_reply_that_is_paid_for(choices: list[object]) -> None:
+    reply = reply_of({"choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+    assert reply.usage == Usage(1, 3, 2)
+    assert read(reply, Verdict) == Rejected(Reason.MALFORMED, "the completion holds no text")
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 3}, {"prompt_tokens": -1, "completion_tokens": 0}, "x"])
+def test_a_completion_whose_usage_is_rubbish_is_one_all_the_same(usage: object) -> None:
+    reply = reply_of({"choices": [{"message": {"content": GOOD}, "finish_reason": "stop"}], "usage": usage})
+    assert reply == Reply(GOOD, "stop", usage=None)
+
+
+def test_what_was_used_is_told_by_any_body() -> None:
+    assert usage_in(b'{"error": "x", "usage": {"prompt_tokens": 3, "completion_tokens": 2}}') == Usage(1, 3, 2)
+    assert usage_in(b"<html>") == usage_in(b"{}") == usage_in(b"[]") == NOTHING
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": [{"text": "x"}]}', b"\xff"])
 def test_what_is_no_completion_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
         reply_of(body)

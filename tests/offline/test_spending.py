@@ -1,9 +1,12 @@
 import asyncio
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from offline.calls import Model, cache_key
 from offline.errors import BudgetExhaustedError
@@ -69,6 +72,30 @@ def test_a_dry_run_leaves_out_what_is_cached(tmp_path: Path) -> None:
     # "10" to "29": one token each and four around it; 100 allowed for each answer
     cost = 100e-6 + 2000 * 10e-6
     assert found == Estimate(30, 10, 100, 2000, from_experience=False, cost=cost, cost_at_most=cost)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "output"),
+    [
+        ({"max_tokens": 8000}, 8000),
+        ({"max_completion_tokens": 8000}, 8000),
+        ({"max_tokens": None, "max_completion_tokens": 50}, 50),
+    ],
+)
+def test_a_dry_run_counts_the_limit_that_requests_have(
+    tmp_path: Path, parameters: dict[str, JsonValue], output: int
+) -> None:
+    with ResponseCache(tmp_path / "cache.sqlite") as cache:
+        found = estimate("s", calls(2), replace(MODEL, parameters=parameters), PRICES, cache)
+    assert found.cost_at_most == pytest.approx(2 * PRICES.cost(5, output))
+
+
+def test_a_dry_run_without_a_limit_of_answers_tells_none_of_the_cost(tmp_path: Path) -> None:
+    unlimited = replace(MODEL, parameters={"max_tokens": None})
+    with ResponseCache(tmp_path / "cache.sqlite") as cache:
+        assert estimate("s", calls(2), unlimited, PRICES, cache).cost_at_most == math.inf
+        assert estimate("s", calls(2), unlimited, Prices(1.0, 0.0), cache).cost_at_most == pytest.approx(10e-6)
+        assert estimate("s", calls(0), unlimited, PRICES, cache).cost_at_most == 0.0
 
 
 def test_a_dry_run_learns_the_length_of_answers_from_the_stage(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,7 @@ def test_a_dry_run_tells_what_is_asked_for_and_what_it_costs() -> None:
         "1.25 if every first answer is good. Answers are taken to be as long as this stage's earlier ones."
     )
     assert "as long as they may be" in tables.dry_run("aspects", replace(found, from_experience=False)).plain
+    assert "without an upper limit" in tables.dry_run("aspects", replace(found, cost_at_most=math.inf)).plain
 
 
 @pytest.mark.parametrize(("seconds", "lines"), [(0.0, 4), (1000.0, 1)])
