@@ -132,8 +132,8 @@ class Asker:
                 f"{self._api.base_url} gives no log-probabilities of a prompt (/completions with echo and logprobs): "
                 "vLLM does, the server of llama.cpp does not. Judge by choices instead (--judge choice or orders)"
             ) from error
-        except ValueError as error:
-            raise NoCompletionError("it answered with something else than a chat completion") from error
+        except ValueError:
+            raise NoCompletionError("it answered with something else than a chat completion") from None
         self._replies += 1
         return reply
 

@@ -22,6 +22,7 @@ from offline.lines import replacing
 from offline.llm_cache import ResponseCache
 from offline.rejects import reason_of
 from offline.replies import NOTHING, Rejected, Reply, Usage, read, reply_to
+from offline.retries import as_code
 from offline.spending import Prices, usage_of
 
 VERSION = "/v1"
@@ -190,7 +191,7 @@ def _reply(call: Call[Any], result: _Result) -> Reply:
 
 def _code(error: object) -> str:
     found = error.get("code") if isinstance(error, dict) else None
-    return str(found or "without a code")
+    return as_code(found) or "without a code"
 
 
 def _request(key: bytes, call: Call[Any], body: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from offline.calls import Model
 from offline.errors import ConfigurationError
 from offline.spending import Prices
+from reranker.histories import server_of, shown_address
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -34,9 +35,29 @@ class LocalGguf:
 
 @dataclass(frozen=True, slots=True)
 class RemoteLlm:
-    """--llm URL: an endpoint that speaks the OpenAI API."""
+    """--llm URL: an endpoint that speaks the OpenAI API.
+
+    Its address holds no secret, and so may be shown. Raises ConfigurationError for one with a user part or a query.
+    """
 
     url: str
+
+    def __post_init__(self) -> None:
+        if server_of(self.url) is None or _may_hold_a_secret(self.url):
+            raise ConfigurationError(
+                f"--llm is {shown_address(self.url)!r} with a user part, a query or no valid port: write the base URL "
+                "alone, and give the key as PERSONA4REC_LLM_API_KEY"
+            )
+
+
+def _may_hold_a_secret(address: str) -> bool:
+    return "@" in address or "?" in address
+
+
+def _shown(address: str) -> str:
+    if not _may_hold_a_secret(address):
+        return address
+    return shown_address(address) if "://" in address else "***"
 
 
 LlmSource = NoLlm | LocalGguf | RemoteLlm
@@ -53,8 +74,8 @@ def llm_source(text: str) -> LlmSource:
     if parts.scheme in {"http", "https"} and parts.hostname:
         return RemoteLlm(text.rstrip("/"))
     raise ConfigurationError(
-        f"--llm is {text!r}: write local=PATH for a GGUF model file, the base URL of an OpenAI-compatible endpoint "
-        "(https://HOST/v1), or none"
+        f"--llm is {_shown(text)!r}: write local=PATH for a GGUF model file, the base URL of an OpenAI-compatible "
+        "endpoint (https://HOST/v1), or none"
     )
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import mktime_tz, parsedate_tz
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
 
@@ -30,7 +31,10 @@ OUT_OF_CREDIT = "insufficient_quota"
 
 
 SAID = 200
-"""Characters of what an endpoint said about an error that are passed on."""
+"""Characters of an error's message that are passed on."""
+
+_CODE = re.compile(r"[\w.:\[\]-]{1,64}", re.ASCII)
+"""What may be a code, a type or a parameter's name: without spaces it is no sentence, and longer ones are no names."""
 
 Value = TypeVar("Value")
 log = logging.getLogger(__name__)
@@ -92,9 +96,24 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
 
 
 def said(error: Exception) -> str:
-    """Return an error in a few words, for people."""
+    """Return an error in a few words, for people; of an endpoint's words only codes: the rest may quote."""
     if isinstance(error, APIStatusError):
-        return f"HTTP {error.status_code}: {error.message[:SAID]}"
+        return f"HTTP {error.status_code}{_codes(error)}"
     if isinstance(error, APITimeoutError | TimeoutError):
         return "no reply in time"
-    return f"{error} {error.__cause__ or ''}".strip()[:SAID]
+    # How a connection failed is in its cause; other causes may quote a reply.
+    cause = error.__cause__ if isinstance(error, APIConnectionError) else None
+    return f"{error} {cause or ''}".strip()[:SAID]
+
+
+def _codes(error: APIStatusError) -> str:
+    code = as_code(error.code)
+    if code in {"", str(error.status_code)}:
+        code = as_code(error.type)
+    told = ", ".join(filter(None, [code, as_code(error.param)]))
+    return f" ({told})" if told else ""
+
+
+def as_code(told: Any) -> str:
+    """Return what an endpoint says as the code it is, "" where it is anything longer."""
+    return told if isinstance(told, str) and _CODE.fullmatch(told) else ""

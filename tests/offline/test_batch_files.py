@@ -89,6 +89,14 @@ def test_what_is_of_no_use_stays_open_and_is_counted(tmp_path: Path, cache: Resp
     assert export_calls(calls(7), MODEL, cache, tmp_path / "again.jsonl").requests == 6
 
 
+def test_of_a_services_error_only_its_code_is_told(tmp_path: Path, cache: ResponseCache) -> None:
+    export_calls(calls(1), MODEL, cache, tmp_path / "requests.jsonl")
+    failed = result(requests(tmp_path / "requests.jsonl")[0]) | {"error": {"code": "the review of Ann Smith is bad"}}
+    (tmp_path / "results.jsonl").write_text(json.dumps(failed))
+    found = import_results("s", calls(1), tmp_path / "results.jsonl", MODEL, cache, PRICES)
+    assert found.problems == (("the service reports an error: without a code", 1),)
+
+
 def test_results_of_calls_that_are_no_longer_made_are_left_out(tmp_path: Path, cache: ResponseCache) -> None:
     export_calls(calls(3), MODEL, cache, tmp_path / "requests.jsonl")
     lines = [json.dumps(result(request)) for request in requests(tmp_path / "requests.jsonl")]

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,22 @@ def test_llm_source(text: str, source: LlmSource) -> None:
 @pytest.mark.parametrize("text", ["", "None", "local", "local=", "ftp://host/v1", "https://", "model.gguf"])
 def test_what_is_no_llm_is_quoted_with_what_would_be(text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"--llm is {text!r}: write local=PATH"):
+        llm_source(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:s3cret@host:8000/v1", "http://host:8000"),
+        ("https://host/v1?key=s3cret", "https://host"),
+        ("http://user:s3cret/@host/v1", "http://***"),
+        ("http://user:s3cret", "http://***"),
+        ("ftp://user:s3cret@host/v1", "ftp://host"),
+        ("user:s3cret@host/v1", "***"),
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_it(text: str, shown: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^--llm is {re.escape(repr(shown))}[ :]"):
         llm_source(text)
 
 

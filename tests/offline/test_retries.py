@@ -1,10 +1,11 @@
 from email.utils import formatdate
+from typing import Any
 
 import httpx2
 import pytest
 from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-from offline.retries import FIRST_SECONDS, LONGEST_SECONDS, NoCompletionError, passes, retry_after, wait_seconds
+from offline.retries import FIRST_SECONDS, LONGEST_SECONDS, NoCompletionError, passes, retry_after, said, wait_seconds
 
 REQUEST = httpx2.Request("POST", "http://x/v1/chat/completions")
 
@@ -31,6 +32,29 @@ def test_failures_that_stay(error: Exception) -> None:
 )
 def test_failures_without_a_status_pass(error: Exception) -> None:
     assert passes(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ({"code": "context_length_exceeded", "type": "invalid_request_error"}, "HTTP 400 (context_length_exceeded)"),
+        ({"code": 400, "type": "exceed_context_size_error"}, "HTTP 400 (exceed_context_size_error)"),
+        ({"code": "unsupported_parameter", "param": "seed"}, "HTTP 400 (unsupported_parameter, seed)"),
+        ({"code": "Ann Smith of Leeds", "type": "x" * 65, "param": ["Ann"]}, "HTTP 400"),
+        ({"detail": [{"input": "Ann Smith of Leeds"}]}, "HTTP 400"),
+    ],
+)
+def test_of_a_refusal_only_codes_are_told(error: dict[str, Any], told: str) -> None:
+    response = httpx2.Response(400, request=REQUEST)
+    assert said(APIStatusError("Ann Smith of Leeds", response=response, body=error)) == told
+
+
+def test_how_a_connection_failed_is_told_and_no_other_cause() -> None:
+    lost = APIConnectionError(request=REQUEST)
+    lost.__cause__ = OSError("nobody listens")
+    rubbish = NoCompletionError("no completion")
+    rubbish.__cause__ = ValueError("input_value='Ann Smith'")
+    assert (said(lost), said(rubbish)) == ("Connection error. nobody listens", "no completion")
 
 
 NOW = 1_800_000_000.0
