@@ -13,7 +13,7 @@ from offline.calls import Answer, Call, Model, request_body
 from offline.errors import EndpointError
 from offline.llm_settings import LlmSettings
 from offline.replies import NOTHING, NoLikelihoodError, Reason, Rejected, Reply, read, reply_to, usage_in
-from offline.retries import NoCompletionError, passes, patiently, said
+from offline.retries import NoCompletionError, asked_wait, passes, patiently, said
 from offline.spending import Ledger, most_usage, usage_of
 
 log = logging.getLogger(__name__)
@@ -156,9 +156,15 @@ class Asker:
 
     def _rejection(self, error: Exception) -> Rejected:
         if passes(error):
-            return Rejected(Reason.UNREACHABLE, f"none within {self.settings.patience_seconds:g} s: {said(error)}")
+            return Rejected(Reason.UNREACHABLE, self._why_none(error))
         filtered = isinstance(error, APIStatusError) and error.code == "content_filter"
         return Rejected(Reason.FILTERED if filtered else Reason.REQUEST, said(error))
+
+    def _why_none(self, error: Exception) -> str:
+        patience = f"{self.settings.patience_seconds:g} s"
+        if wait := asked_wait(error):
+            return f"{said(error)}, which asks to wait {wait:.0f} s more, beyond the patience of {patience}"
+        return f"none within {patience}: {said(error)}"
 
     def _limit(self, reason: Reason) -> int:
         """Return how many failures in a row call for a probe."""

@@ -76,8 +76,12 @@ def wait_seconds(attempt: int, error: Exception) -> float:
     """
     # Beyond 2^16 the bound stands anyway, and 2.0 ** attempt would overflow in the end.
     jitter = random.uniform(0.0, min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(attempt, 16)))  # noqa: S311
-    headers = error.response.headers if isinstance(error, APIStatusError) else {}
-    return retry_after(headers, time.time()) + jitter
+    return asked_wait(error) + jitter
+
+
+def asked_wait(error: Exception) -> float:
+    """Return the seconds that an endpoint asked to be left alone when it failed so, 0 where it did not say."""
+    return retry_after(error.response.headers, time.time()) if isinstance(error, APIStatusError) else 0.0
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:

@@ -276,10 +276,18 @@ def test_a_storm_of_429_is_waited_out_as_the_endpoint_says(stub: StubLlm, client
 def test_a_wait_beyond_all_patience_rejects_the_item_at_once(stub: StubLlm, client: Client) -> None:
     stub.script = lambda number, body: failure(429, retry_after="3600") if asked(body) == "1" else completion()
     began = time.monotonic()
-    assert results(client().run("s", calls(3))) == all_yes(3) | {"1": Reason.UNREACHABLE}
+    found = {outcome.key: outcome.result for outcome in client().run("s", calls(3))}
+    asks = "HTTP 429 (x), which asks to wait 3600 s more, beyond the patience of 20 s"
+    assert found == all_yes(3) | {"1": Rejected(Reason.UNREACHABLE, asks)}
     assert time.monotonic() - began < 10
     stub.script = lambda number, body: completion()
     assert results(client().run("s", calls(3))) == all_yes(3)  # it stayed open
+
+
+def test_an_endpoint_that_asks_all_to_wait_too_long_is_told_as_such(stub: StubLlm, client: Client) -> None:
+    stub.script = lambda number, body: failure(429, retry_after="3600")
+    with pytest.raises(EndpointError, match=r"calls in a row .*asks to wait 3600 s more, beyond the patience of 20 s"):
+        list(client().run("s", calls(100)))
 
 
 def test_an_endpoint_that_goes_and_comes_back(cache: ResponseCache) -> None:
