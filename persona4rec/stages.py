@@ -220,6 +220,8 @@ def batch_import(
         report = run(chosen, dataset, lambda calls: cached_only(calls, asked, cache))
     out.print(stage_tables.results_imported(imported))
     out.print(stage_tables.stage_done(report))
+    if report.stopped:
+        raise report.stopped
 
 
 def stage_settings(

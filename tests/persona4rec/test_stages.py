@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+import offline.stages
 from offline.dataset import Dataset, write_jsonl
+from offline.errors import ResponseCacheError
 from offline.fingerprints import fingerprint
+from offline.flight import Outcome
 from offline.lines import json_line
 from offline.records import ItemPersonas, Review, ReviewAspects
+from persona4rec.stages import batch_import
 from reranker.records import Persona, persona_id
 from tests.conftest import free_port
 from tests.offline.reviewed import answer, answered, lines, reviewed
@@ -145,6 +149,18 @@ def test_a_batch_goes_out_and_comes_back_in_parts(dataset: Dataset, tmp_path: Pa
     rest.write_text("\n".join(map(json.dumps, [results[0], *results[30:]])))
     succeeded(persona4rec("batch", "import", "aspects", dataset.path, rest, "--model", "m"))
     assert records(dataset) == expected()
+
+
+def test_a_cache_that_fails_after_an_import_ends_the_command_with_a_message(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> Iterator[Outcome[Any]]:
+        raise ResponseCacheError("cannot read the LLM's replies")
+
+    monkeypatch.setattr(offline.stages, "cached_only", failing)
+    (tmp_path / "results.jsonl").write_text("")
+    with pytest.raises(ResponseCacheError, match="cannot read"):
+        batch_import("aspects", dataset.path, tmp_path / "results.jsonl", model="m")
 
 
 def result(request: dict[str, Any]) -> dict[str, Any]:
