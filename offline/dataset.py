@@ -63,6 +63,10 @@ KINDS: dict[Kind, tuple[str, ...]] = {
 }
 """The kinds of record, and the file name endings that each is read from."""
 
+LOST_EVIDENCE = (
+    "a review it was written from is gone; it is not used, and `persona4rec personas` writes the item's anew"
+)
+
 R = TypeVar("R", bound=Record)
 Parse = Callable[[Line, Rejects], R | None]
 """Makes a record of a line. Raises ValueError if it cannot; None: parts of the line were bad and nothing is left."""
@@ -132,11 +136,19 @@ class Dataset:
         A persona is bad if its persona_id is given and not that of its text, if it repeats another of the item, or if
         its evidence is empty or names a review that is neither in the reviews nor in the aspects (where there is one of
         these files). Evidence may be empty on a line that says `"evidence_known": false`.
+
+        A line with a fingerprint was made here of reviews that were there: one of its personas that names another has
+        lost it. It is left out and told without its words, and no such line is a bad one, though it have none left.
+        """
+        return (found for found in self.recorded_personas() if not _has_lost_all(found))
+
+    def recorded_personas(self) -> Iterator[ItemPersonas]:
+        """Yield the personas as `personas` does, and, without any, the lines whose personas have all lost evidence.
+
+        Of these an item may have several, and another line beside them.
         """
         known = self._review_ids()
-        return self._records(
-            "personas", lambda line, rejects: _item_personas(line, rejects, known), lambda personas: personas.item_id
-        )
+        return self._records("personas", lambda line, rejects: _item_personas(line, rejects, known), _key_of_personas)
 
     def alignments(self) -> Iterator[Alignment]:
         """Yield the alignments."""
@@ -176,7 +188,8 @@ def _read(path: Path, parse: Parse[R], key: Callable[[R], str] | None, max_bad_s
             record = _record(line, parse, rejects)
             if record is None:
                 continue
-            if key and (first := first_line.setdefault(key(record), line.number)) != line.number:
+            own = key(record) if key else ""
+            if own and (first := first_line.setdefault(own, line.number)) != line.number:
                 rejects.add(line.number, f"repeats the id of line {first}", line.raw)
                 continue
             kept += 1
@@ -222,6 +235,10 @@ class _ReviewId:
     review_id: Id
 
 
+class _LostEvidenceError(Exception):
+    """A persona was written from a review that is there no more."""
+
+
 _PERSONAS_LINE = TypeAdapter(_PersonasLine)
 _PERSONA_TEXT = TypeAdapter(_PersonaText)
 _REVIEW_ID = TypeAdapter(_ReviewId)
@@ -231,36 +248,54 @@ def _item_personas(line: Line, rejects: Rejects, known: Collection[str] | None) 
     entry = _PERSONAS_LINE.validate_json(line.json)
     evidence_known = entry.evidence_known is not False
     kept: dict[str, Persona] = {}
+    lost = False
     for place, value in enumerate(entry.personas, start=1):
         try:
-            persona = _persona(entry.item_id, value)
-            _check_evidence(persona, evidence_known, known)
+            persona = _persona(entry, value, known)
             _check_new(persona, kept)
             kept[persona.persona_id] = persona
+        except _LostEvidenceError as error:
+            lost = True
+            # Without its words: who wrote the review may be erased.
+            rejects.add(line.number, f"persona {place}: {error}", entry.item_id.encode())
         except ValueError as error:
             raw = json.dumps(value, ensure_ascii=False).encode()
             rejects.add(line.number, f"persona {place}: {reason_of(error)}", raw)
-    nothing_left = bool(entry.personas) and not kept
+    nothing_left = bool(entry.personas) and not kept and not lost
     return (
         None if nothing_left else ItemPersonas(entry.item_id, tuple(kept.values()), evidence_known, entry.fingerprint)
     )
 
 
-def _persona(item_id: str, value: object) -> Persona:
+def _has_lost_all(found: ItemPersonas) -> bool:
+    # No stage writes a line without personas.
+    return bool(found.fingerprint) and not found.personas
+
+
+def _key_of_personas(found: ItemPersonas) -> str:
+    return "" if _has_lost_all(found) else found.item_id
+
+
+def _persona(of_item: _PersonasLine, value: object, known: Collection[str] | None) -> Persona:
     text = _PERSONA_TEXT.validate_python(value)
-    own_id = persona_id(item_id, text.name, text.description, text.preference_rationale)
+    gone = sum(review not in known for review in text.evidence) if known is not None else 0
+    if gone and of_item.fingerprint:
+        raise _LostEvidenceError(LOST_EVIDENCE)
+    own_id = persona_id(of_item.item_id, text.name, text.description, text.preference_rationale)
     if text.persona_id not in (None, own_id):
         raise ValueError(
-            f"persona_id is not that of its text, {own_id.removeprefix(item_id)}; leave it out or correct it"
+            f"persona_id is not that of its text, {own_id.removeprefix(of_item.item_id)}; leave it out or correct it"
         )
-    return Persona(own_id, text.name, text.description, text.preference_rationale, text.evidence)
+    persona = Persona(own_id, text.name, text.description, text.preference_rationale, text.evidence)
+    _check_evidence(persona, of_item, gone)
+    return persona
 
 
-def _check_evidence(persona: Persona, evidence_known: bool, known: Collection[str] | None) -> None:
-    if not persona.evidence and evidence_known:
+def _check_evidence(persona: Persona, of_item: _PersonasLine, gone: int) -> None:
+    if not persona.evidence and of_item.evidence_known is not False:
         raise ValueError("evidence is empty")
-    if known is not None and (invented := sum(review not in known for review in persona.evidence)):
-        raise ValueError(f"evidence names {invented} reviews that are neither in the reviews nor in the aspects")
+    if gone:
+        raise ValueError(f"evidence names {gone} reviews that are neither in the reviews nor in the aspects")
 
 
 def _check_new(persona: Persona, kept: Collection[str]) -> None:

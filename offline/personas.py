@@ -73,7 +73,7 @@ class PersonasStage(Stage[Subject, BaseModel]):
         return subject.evidence.item.item_id
 
     def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
-        return ((personas.item_id, personas.fingerprint) for personas in dataset.personas())
+        return ((personas.item_id, personas.fingerprint) for personas in dataset.recorded_personas())
 
     def fingerprint(self, subject: Subject) -> str:
         # Neither the order of a file nor the scale of the dataset's ratings, which any one review may widen.

@@ -85,7 +85,10 @@ class Stage(ABC, Generic[Subject, Answer]):
 
     @abstractmethod
     def done(self, dataset: Dataset) -> Iterable[tuple[str, str]]:
-        """Return the key of each subject that has a record, and the fingerprint in it, "" where it has none."""
+        """Return the key of each subject that has a record, and the fingerprint in it, "" where it has none.
+
+        A record counts though nothing of it can be used any more. Of several of a subject the last is the record.
+        """
 
     def fingerprint(self, subject: Subject) -> str:  # noqa: ARG002  (for those that can)
         """Return a digest that changes with what the record is made from; "" where that is not followed."""
@@ -235,7 +238,7 @@ def _run(
 ) -> StageReport:
     path = output_path(stage, dataset)
     anew = path.with_name(f"{stage.kind}.anew.jsonl")
-    stale, gone = _stale(stage, dataset, path, anew)
+    stale, gone, replaced = _stale(stage, dataset, path, anew)
     with appending(path) as output, appending(anew) as replacing, Rejects(dataset.path, stage.name) as rejects:
         done = dict(stage.done(dataset))
         work = _Work(stage, output, replacing, rejects, stale)
@@ -246,19 +249,22 @@ def _run(
             stopped = error
         finally:
             rejects.finish(lines=0, bad_lines=0, max_bad_share=1.0)
-    work.made_anew |= dict.fromkeys(gone, "")
+    work.made_anew |= dict.fromkeys(gone | replaced, "")
     if work.made_anew:
         take_over(path, anew, work.made_anew)
     return work.report(path, len(done) - len(stale) - len(gone), len(gone), stopped)
 
 
-def _stale(stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path) -> tuple[dict[str, str], set[str]]:
+def _stale(
+    stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path
+) -> tuple[dict[str, str], set[str], set[str]]:
     """Return the subjects that have changed since their records were made, each with the fingerprint in its record.
 
     Also the fingerprints of the records whose subjects are there no more: an item whose last review was taken away has
-    nothing left that its personas rest on. What a run that was killed has made anew takes its place first.
+    nothing left that its personas rest on. And of those that another record of the same subject has taken the place of.
+    What a run that was killed has made anew takes its place first.
     """
-    made_from = {key: made_from for key, made_from in stage.done(dataset) if made_from}
+    made_from, replaced = _made_from(stage.done(dataset))
     left, made_anew, stale, gone = fingerprints_in(anew), {}, {}, set(made_from)
     for subject in stage.subjects(dataset) if made_from else ():
         key = stage.key(subject)
@@ -270,7 +276,18 @@ def _stale(stage: Stage[Any, Any], dataset: Dataset, path: Path, anew: Path) -> 
                 stale[key] = made_from[key]
     if left:
         take_over(path, anew, made_anew)
-    return stale, {made_from[key] for key in gone}
+    return stale, {made_from[key] for key in gone}, replaced
+
+
+def _made_from(done: Iterable[tuple[str, str]]) -> tuple[dict[str, str], set[str]]:
+    """Return the fingerprint in each subject's record, and those in earlier records of the same subject."""
+    made_from: dict[str, str] = {}
+    replaced = set()
+    for key, fingerprint in done:
+        replaced.add(made_from.pop(key, ""))
+        if fingerprint:
+            made_from[key] = fingerprint
+    return made_from, replaced - {""} - set(made_from.values())
 
 
 def unanswered(calls: Iterable[Call[Any]]) -> Iterator[Outcome[Any]]:

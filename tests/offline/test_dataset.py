@@ -309,6 +309,46 @@ def test_evidence_may_be_missing_only_where_the_line_says_that_it_is_not_known(t
     assert list(Dataset.open(tmp_path).personas()) == [ItemPersonas("b", (persona("b", "p"),), evidence_known=False)]
 
 
+def made_here(item_id: str, *personas: dict[str, Any]) -> dict[str, Any]:
+    return {"item_id": item_id, "personas": personas, "fingerprint": f"of {item_id}"}
+
+
+def test_a_persona_that_was_made_here_and_lost_a_review_is_left_out_and_told_without_its_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, "reviews.jsonl", {"review_id": "r1", "user_id": "u", "item_id": "a", "text": "t"})
+    some = made_here("a", persona_line("left", "r1"), persona_line("secret", "r1", "gone"))
+    stranger = persona_line("secret", "gone") | {"persona_id": "of another text"}
+    write(tmp_path, "personas.jsonl", some, made_here("b", stranger, persona_line("secret", "gone")))
+    assert list(Dataset.open(tmp_path).personas()) == [
+        ItemPersonas("a", (persona("a", "left", "r1"),), fingerprint="of a")
+    ]
+    told = {(entry["line"], entry["reason"].split(";")[0], entry["raw"]) for entry in rejects(tmp_path)}
+    lost = "a review it was written from is gone"
+    assert told == {(1, f"persona 2: {lost}", "a"), (2, f"persona 1: {lost}", "b"), (2, f"persona 2: {lost}", "b")}
+    assert "persona4rec personas" in caplog.text
+    assert "secret" not in (tmp_path / "rejects.jsonl").read_text() + caplog.text
+
+
+def test_lost_evidence_makes_bad_lines_only_of_personas_that_came_from_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, "reviews.jsonl", {"review_id": "r1", "user_id": "u", "item_id": "a", "text": "t"})
+    lines = [made_here(f"i{number}", persona_line("p", "gone")) for number in range(20)]
+    write(tmp_path, "personas.jsonl", *lines)
+    dataset = Dataset.open(tmp_path)
+    assert list(dataset.personas()) == []
+    assert [found.fingerprint for found in dataset.recorded_personas()] == [line["fingerprint"] for line in lines]
+    write(tmp_path, "personas.jsonl", *lines, *({"item_id": n, "personas": [persona_line("p", "gone")]} for n in "ab"))
+    with pytest.raises(TooManyRejectsError, match="2 of 22 lines are bad"):
+        list(dataset.personas())
+
+
+def test_an_item_is_read_from_the_line_that_has_personas_left(tmp_path: Path) -> None:
+    write(tmp_path, "reviews.jsonl", {"review_id": "r1", "user_id": "u", "item_id": "a", "text": "t"})
+    lost, left = made_here("a", persona_line("p", "gone")), made_here("a", persona_line("left", "r1"))
+    write(tmp_path, "personas.jsonl", lost, left)
+    assert [found.personas for found in Dataset.open(tmp_path).personas()] == [(persona("a", "left", "r1"),)]
+
+
 # ---- real data -------------------------------------------------------------------------------------------------------
 
 IMDB: dict[Kind, int] = {

@@ -1,5 +1,6 @@
 """The personas stage: what it asks, what becomes of an answer, and what it does without an LLM."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,48 @@ def test_only_items_with_other_evidence_are_written_anew(tmp_path: Path, stage: 
     after = {entry.item_id: entry for entry in dataset.personas()}
     assert [item_id for item_id in before if after[item_id] != before[item_id]] == ["i1"]
     assert any("more" in persona.evidence for persona in after["i1"].personas)
+
+
+def items_in(dataset: Dataset) -> list[str]:
+    return [json.loads(line)["item_id"] for line in (dataset.path / "personas.jsonl").read_text().splitlines()]
+
+
+def test_nothing_is_left_of_reviews_that_were_deleted(tmp_path: Path, stage: PersonasStage) -> None:
+    dataset = to_be_written(tmp_path, 20)
+    # Above 5 % of the lines lose all their reviews, and as many again one of their two.
+    marked = {f"r{n}-{k}": k == 1 and n >= 3 for n in range(6) for k in (0, 1)}
+    gone = {review_id for review_id, stays in marked.items() if not stays}
+    reviews = [replace(r, text=f"Zanzibar {r.text}") if r.review_id in gone else r for r in dataset.reviews()]
+    write_jsonl(tmp_path / "reviews.jsonl", reviews)
+    run_without_llm(stage, dataset)
+    assert "Zanzibar" in (tmp_path / "personas.jsonl").read_text()
+    write_jsonl(tmp_path / "reviews.jsonl", [review for review in reviews if review.review_id not in gone])
+    assert {p.item_id for p in dataset.personas()} >= {f"i{n}" for n in range(6, 20)}, "before they are made anew"
+    report = run_without_llm(stage, dataset)
+    assert (report.gone, report.stale, report.done, report.before) == (3, 3, 3, 14)
+    assert sorted(items_in(dataset)) == sorted(f"i{n}" for n in range(3, 20))
+    assert len(list(dataset.personas())) == 17
+    told = [path.read_text() for path in tmp_path.iterdir() if path.name != "reviews.jsonl"]
+    assert not any("Zanzibar" in text for text in told)
+    assert (again := run_without_llm(stage, dataset)).before == 17
+    assert (again.gone, again.stale, again.done) == (0, 0, 0)
+
+
+def test_of_two_lines_of_an_item_the_one_whose_reviews_are_gone_goes(tmp_path: Path, stage: PersonasStage) -> None:
+    dataset = to_be_written(tmp_path, 3)
+    reviews = list(dataset.reviews())
+    run_without_llm(stage, dataset)
+    path = tmp_path / "personas.jsonl"
+    before = path.read_text()
+    write_jsonl(
+        tmp_path / "reviews.jsonl", [replace(review, review_id=f"new {review.review_id}") for review in reviews]
+    )
+    run_without_llm(stage, dataset)
+    anew = path.read_text()
+    assert set(before.splitlines()).isdisjoint(anew.splitlines())
+    path.write_text(before + anew)
+    assert run_without_llm(stage, dataset).before == 3
+    assert path.read_text() == anew
 
 
 def test_what_an_editor_blocked_does_not_come_back_in_other_words(stage: PersonasStage) -> None:
