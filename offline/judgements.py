@@ -1,8 +1,8 @@
 """What is to be judged by an alignment: one interaction, and what the user chose before it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from offline.dataset import Dataset
 from offline.errors import DatasetError
@@ -49,8 +49,10 @@ class Judgement:
 def judgements(dataset: Dataset, history_length: int) -> Iterator[Judgement]:
     """Yield one for each user and item with personas that they interacted with, with `history_length` events at most.
 
-    Without interactions the reviews count as such. Memory holds the summaries and personas, and the interactions and
-    aspects by user. Raises DatasetError if there are neither interactions nor reviews, or no personas.
+    Without interactions the reviews count as such. An interaction before the target is told with what its user said of
+    it last, but for what is known to have been said after the target was chosen. Memory holds the summaries and
+    personas, and the interactions and aspects by user. Raises DatasetError if there are neither interactions nor
+    reviews, or no personas.
     """
     if not (dataset.has("interactions") or dataset.has("reviews")):
         raise DatasetError(f"{dataset.path} has no interactions and no reviews, whose reasons could be judged")
@@ -58,11 +60,11 @@ def judgements(dataset: Dataset, history_length: int) -> Iterator[Judgement]:
     if not personas:
         raise DatasetError(f"{dataset.path} has no personas: write them first (persona4rec personas)")
     words = _Words.of(dataset)
-    for user_id, interactions in _by_user(_interactions(dataset)).items():
+    for interactions in _by_user(_interactions(dataset)).values():
         for target in interactions.values():
             if entry := personas.get(target.item_id):
                 history = earlier(target, interactions.values(), history_length)
-                yield _judgement(user_id, target.item_id, entry, history, words)
+                yield _judgement(target, entry, history, words)
 
 
 def _interactions(dataset: Dataset) -> Iterator[Interaction]:
@@ -93,26 +95,62 @@ class _Words:
 
     items: dict[str, Item]
     summaries: dict[str, str]
-    said: dict[tuple[str, str], ReviewAspects] = field(default_factory=dict)
+    said: dict[tuple[str, str], list[ReviewAspects]] = field(default_factory=dict)
+    """By user and item, the newest last; those without a time, of which nobody knows, first, in the file's order."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "_Words":
-        said = {(one.user_id, one.item_id): one for one in dataset.aspects() if one.user_id}
         items = {item.item_id: item for item in dataset.items()}
-        return cls(items, {one.item_id: one.summary for one in dataset.summaries()}, said)
+        return cls(items, {one.item_id: one.summary for one in dataset.summaries()}, _said(dataset))
 
     def target(self, item_id: str) -> Event:
         item = self.items.get(item_id, Item(item_id))
         summary = cut(summary_of(item, self.summaries.get(item_id)), LONGEST_SUMMARY)
         return Event(item_id, summary if item.title in summary else f"{item.title}. {summary}")
 
-    def event(self, interaction: Interaction) -> Event:
+    def event(self, interaction: Interaction, until: int | None) -> Event:
+        """Tell an interaction with the newest that its user had said of the item by a time; None: at any."""
         plain = self.target(interaction.item_id)
-        said = self.said.get((interaction.user_id, interaction.item_id))
+        known = self.said.get((interaction.user_id, interaction.item_id), ())
+        said = next((one for one in reversed(known) if not _is_later(one, until)), None)
         points = "; ".join(text for text in said.aspects.values() if text) if said else ""
         if not said or not points:
             return plain
         return Event(plain.item_id, f"{plain.text} Said of it: {points}", (said.review_id,))
+
+
+def _said(dataset: Dataset) -> dict[tuple[str, str], list[ReviewAspects]]:
+    found: dict[tuple[str, str], list[ReviewAspects]] = defaultdict(list)
+    for one in dataset.aspects():
+        if one.user_id:
+            found[one.user_id, one.item_id].append(one)
+    times = _times_of_reviews(
+        dataset, {one.review_id for of_pair in found.values() for one in of_pair if _untimed(one)}
+    )
+    return {pair: sorted((_timed(one, times) for one in of_pair), key=_age) for pair, of_pair in found.items()}
+
+
+def _times_of_reviews(dataset: Dataset, wanted: Collection[str]) -> dict[str, int | None]:
+    """Return when reviews were written: other people's aspects may not say it, and their reviews may."""
+    if not wanted:
+        return {}
+    return {review.review_id: review.timestamp for review in dataset.reviews() if review.review_id in wanted}
+
+
+def _untimed(said: ReviewAspects) -> bool:
+    return said.timestamp is None
+
+
+def _timed(said: ReviewAspects, times: Mapping[str, int | None]) -> ReviewAspects:
+    return replace(said, timestamp=times.get(said.review_id)) if _untimed(said) else said
+
+
+def _age(said: ReviewAspects) -> int:
+    return -1 if said.timestamp is None else said.timestamp
+
+
+def _is_later(said: ReviewAspects, until: int | None) -> bool:
+    return said.timestamp is not None and until is not None and said.timestamp > until
 
 
 def _by_user(interactions: Iterable[Interaction]) -> dict[str, dict[str, Interaction]]:
@@ -125,7 +163,6 @@ def _by_user(interactions: Iterable[Interaction]) -> dict[str, dict[str, Interac
     return found
 
 
-def _judgement(
-    user_id: str, item_id: str, entry: ItemPersonas, history: Iterable[Interaction], words: _Words
-) -> Judgement:
-    return Judgement(user_id, words.target(item_id), entry.personas[:MOST_PERSONAS], tuple(map(words.event, history)))
+def _judgement(target: Interaction, entry: ItemPersonas, history: Iterable[Interaction], words: _Words) -> Judgement:
+    events = tuple(words.event(one, target.timestamp) for one in history)
+    return Judgement(target.user_id, words.target(target.item_id), entry.personas[:MOST_PERSONAS], events)

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,41 @@ def test_judgements_of_a_dataset(dataset: Dataset) -> None:
     assert "SECRET" not in prompt
     assert "LATER" not in prompt
     assert set(call.tags) == {"user:u", "review:r1"}
+
+
+def told(dataset: Dataset, key: str = "u\nb4") -> str:
+    """Return what the history of a judgement says."""
+    (found,) = (one for one in stage().subjects(dataset) if one.key == key)
+    return "; ".join(event.text.partition(" Said of it: ")[2] for event in found.history)
+
+
+def rewrite_aspects(dataset: Dataset, *said: tuple[str, int | None]) -> None:
+    """Let user u have said this of b1, at these times."""
+    records = [ReviewAspects(f"r{n}", "b1", {"a": text}, "u", None, at) for n, (text, at) in enumerate(said)]
+    write_jsonl(dataset.path / "aspects.jsonl", records)
+
+
+def test_an_event_is_told_with_the_newest_that_was_said_until_the_target_was_chosen(dataset: Dataset) -> None:
+    rewrite_aspects(dataset, ("second", 3), ("LATER", 4), ("first", 1))
+    assert told(dataset) == "second; "
+    rewrite_aspects(dataset, ("LATER", 4), ("LATER TOO", 9))
+    assert told(dataset) == "; "
+    rewrite_aspects(dataset, ("at no time", None), ("LATER", 4))
+    assert told(dataset) == "at no time; "
+
+
+def test_a_target_without_a_time_is_told_all_that_was_said_last(dataset: Dataset) -> None:
+    rewrite_aspects(dataset, ("second", 4), ("first", 1))
+    untimed = [replace(one, timestamp=None) for one in dataset.interactions()]
+    write_interactions(dataset.path / "interactions.csv", untimed)
+    assert told(dataset).startswith("second; ")
+
+
+def test_aspects_that_say_no_time_have_that_of_their_review(dataset: Dataset) -> None:
+    rewrite_aspects(dataset, ("first", None), ("LATER", None))
+    reviews = [Review(f"r{n}", "u", "b1", "Words.", timestamp=at) for n, at in enumerate((1, 9))]
+    write_jsonl(dataset.path / "reviews.jsonl", reviews)
+    assert told(dataset) == "first; "
 
 
 def test_who_chose_nothing_before_is_passed_over_and_an_only_persona_needs_no_judge(dataset: Dataset) -> None:
