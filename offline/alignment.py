@@ -148,7 +148,11 @@ class AlignmentStage(Stage[Judgement, BaseModel]):
 
 @lru_cache
 def choice_schema(personas: int) -> type[BaseModel]:
-    """Return what an LLM answers that chooses among so many personas: the letter, then why."""
+    """Return what an LLM answers that chooses among so many personas: the letter, then why.
+
+    Endpoints write the fields in this order. The letter comes first as small models that had to give a reason first
+    chose no better than by chance: 5 of 20 easy cases, and 14 with the letter (Qwen2.5-Coder 1.5B).
+    """
     letters: Any = Literal[tuple(LETTERS[:personas])]
     return create_model("Choice", persona=(letters, ...), reason=(str, ...))
 
