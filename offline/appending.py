@@ -50,7 +50,7 @@ def appending(path: Path) -> Iterator[Appender]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.fstat(file.fileno()).st_nlink:
                 raise BlockingIOError  # the other process has just taken its empty file away
-            _repair(file, path)
+            repair(file, path)
         except BlockingIOError:
             raise DatasetError(f"{path} is being written by another process: wait for it, or stop it") from None
         except OSError as error:
@@ -65,8 +65,11 @@ def appending(path: Path) -> Iterator[Appender]:
                 path.unlink(missing_ok=True)
 
 
-def _repair(file: IO[bytes], path: Path) -> None:
-    """Cut a torn last line off. One that is whole but for its line break, as by other programs, gets that."""
+def repair(file: IO[bytes], path: Path) -> None:
+    """Cut a torn last line off. One that is whole but for its line break, as by other programs, gets that.
+
+    file: open for reading and appending, without a buffer. Raises OSError.
+    """
     start = _start_of_last_line(file)
     file.seek(start)
     last = file.read()

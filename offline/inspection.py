@@ -1,20 +1,18 @@
 """How good a dataset's personas are, in figures: pure counting over what the stages wrote."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
 
 from offline.dataset import Dataset, ItemPersonas
 from offline.decisions import decided_personas
 from offline.encoder import Encoder
 from offline.evidence_by_item import evidence
-from offline.lines import read_lines
 from offline.llm_cache import CACHE_FILE, ResponseCache, Spending
 from offline.persona_checks import ALIKE, SUPPORT, likeness, supports
-from offline.rejects import REJECTS
+from offline.rejects import REJECTS, Entry, entries
 from reranker.records import Persona
 
 SAMPLE_ITEMS = 200
@@ -94,11 +92,6 @@ class Inspection:
     spending: tuple[Spending, ...]
     examples: tuple[tuple[str, ItemPersonas], ...]
     """Title and personas of a few items."""
-
-
-class _Reject(BaseModel):
-    file: str
-    reason: str
 
 
 def inspected(dataset: Dataset, encoder: Encoder) -> Inspection:
@@ -187,22 +180,14 @@ def _aligned(dataset: Dataset, found: Sequence[ItemPersonas], titles: dict[str, 
 
 
 def _rejects(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
-    path = dataset.path / REJECTS
-    if not path.exists():
-        return
-    counts: Counter[tuple[str, str]] = Counter(_reasons(line.json for line in read_lines(path)))
+    counts = Counter((entry.file, _reason(entry)) for entry in entries(dataset.path / REJECTS))
     for (file, reason), count in counts.most_common():
         yield file, reason, count
 
 
-def _reasons(lines: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        try:
-            reject = _Reject.model_validate_json(line)
-        except ValidationError:
-            continue  # not written by this program
-        # A stage's reasons have the case's own detail after a colon.
-        yield reject.file, reject.reason.partition(": ")[0]
+def _reason(entry: Entry) -> str:
+    # A stage's reasons have the case's own detail after a colon.
+    return entry.reason.partition(": ")[0]
 
 
 def _spending(dataset: Dataset) -> list[Spending]:

@@ -6,7 +6,8 @@ Open is, too, what has changed since its record was made, where the record says 
 
 Nothing is lost by a death at any moment: a reply is in the cache before its record is written, a record is written in
 one piece, and what was torn is taken away and made again from the cache. What has no record has a line in
-`rejects.jsonl`, under the name of the stage, with the subject's key and why.
+`rejects.jsonl`, under the name of the stage, with the subject's key and why; so has each part that was left out of one.
+These lines stand until their subjects are visited again, or are there no more.
 """
 
 from abc import ABC, abstractmethod
@@ -25,13 +26,10 @@ from offline.flight import Outcome
 from offline.lines import json_line
 from offline.llm_cache import ResponseCache
 from offline.records import Record
-from offline.rejects import Rejects
+from offline.rejects import SubjectRejects
 from offline.replies import Reason, Rejected, read
 
 Subject = TypeVar("Subject")
-
-NO_LINE = 0
-"""What `rejects.jsonl` has for the line of a subject: subjects are known by their keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,11 @@ def cached_answers(model: Model, cache: ResponseCache) -> Known:
 
 def open_subjects(stage: Stage[Subject, Any], dataset: Dataset, done: Mapping[str, str]) -> Iterator[Subject]:
     """Yield the subjects that are not done, or have changed since, in the stage's order. `done`: as `Stage.done`."""
-    return (subject for subject in stage.subjects(dataset) if _is_open(stage, subject, done))
+    return _open_of(stage, stage.subjects(dataset), done)
+
+
+def _open_of(stage: Stage[Subject, Any], subjects: Iterable[Subject], done: Mapping[str, str]) -> Iterator[Subject]:
+    return (subject for subject in subjects if _is_open(stage, subject, done))
 
 
 def _is_open(stage: Stage[Subject, Any], subject: Subject, done: Mapping[str, str]) -> bool:
@@ -209,7 +211,7 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
     step: those made anew wait in a file of their own, KIND.anew.jsonl, which a run that was killed leaves to the next.
     The record of one that is there no more, where it says what it was made from, goes.
 
-    Memory holds the keys that are done and the subjects in flight.
+    Memory holds the keys that are done or have a line in `rejects.jsonl`, and the subjects in flight.
 
     Raises DatasetError if the dataset lacks something, its file of the kind is in another format than .jsonl, or
     another run is writing it.
@@ -239,16 +241,14 @@ def _run(
     path = output_path(stage, dataset)
     anew = path.with_name(f"{stage.kind}.anew.jsonl")
     stale, gone, replaced = _stale(stage, dataset, path, anew)
-    with appending(path) as output, appending(anew) as replacing, Rejects(dataset.path, stage.name) as rejects:
+    with appending(path) as output, appending(anew) as replacing, SubjectRejects(dataset.path, stage.name) as rejects:
         done = dict(stage.done(dataset))
         work = _Work(stage, output, replacing, rejects, stale)
         stopped = None
         try:
-            way(work, open_subjects(stage, dataset, done))
+            way(work, _open_of(stage, rejects.meeting(stage.subjects(dataset), stage.key), done))
         except LlmError as error:
             stopped = error
-        finally:
-            rejects.finish(lines=0, bad_lines=0, max_bad_share=1.0)
     work.made_anew |= dict.fromkeys(gone | replaced, "")
     if work.made_anew:
         take_over(path, anew, work.made_anew)
@@ -341,7 +341,7 @@ class _Work(Generic[Subject, Answer]):
         stage: Stage[Subject, Answer],
         output: Appender,
         replacing: Appender,
-        rejects: Rejects,
+        rejects: SubjectRejects,
         stale: Mapping[str, str],
     ) -> None:
         """Write records to `output`, and to `replacing` those of the subjects in `stale` (`_stale`)."""
@@ -414,10 +414,13 @@ class _Work(Generic[Subject, Answer]):
         self._finish(subject, made)
 
     def _finish(self, subject: Subject, made: Made) -> None:
+        key = self._stage.key(subject)
+        # Before the record: where a run is killed in between, the next one visits the subject again.
+        self._rejects.visited(key, [str(problem) for problem in made.problems])
         written = self._written(subject, made)
+        if written is not made:
+            self._rejects.visited(key, [str(problem) for problem in written.problems])
         self._counts.update(written.counts)
-        for problem in written.problems:
-            self._rejects.add(NO_LINE, str(problem), self._stage.key(subject).encode())
         if written.record:
             self._done += 1
             self._left_out.update(problem.reason for problem in written.problems)

@@ -1,10 +1,12 @@
 import json
+import resource
 from pathlib import Path
 
 import pytest
 
 from offline.errors import TooManyRejectsError
-from offline.rejects import RAW_LIMIT, REJECTS, Rejects
+from offline.rejects import RAW_LIMIT, REJECTS, Rejects, SubjectRejects
+from offline.rejects import entries as standing
 
 
 def finish(directory: Path, file: str, reasons: list[str], *, lines: int = 1000, share: float = 0.05) -> None:
@@ -56,3 +58,72 @@ def test_a_read_only_directory_is_left_alone(tmp_path: Path, caplog: pytest.LogC
     finally:
         tmp_path.chmod(0o755)
     assert f"would have gone to {tmp_path / REJECTS}" in caplog.text
+
+
+# ---- of a stage ------------------------------------------------------------------------------------------------------
+
+
+def run(directory: Path, visited: dict[str, list[str]], there: str = "abc", stage: str = "aspects") -> None:
+    """Do as a run of a stage does that meets these subjects, and visits some."""
+    with SubjectRejects(directory, stage) as rejects:
+        for key in rejects.meeting(there, str):
+            if key in visited:
+                rejects.visited(key, visited[key])
+
+
+def told(directory: Path) -> list[tuple[str, str]]:
+    return [(entry.raw, entry.reason) for entry in standing(directory / REJECTS)]
+
+
+def test_what_a_stage_told_stands_until_its_subject_is_visited_again_or_gone(tmp_path: Path) -> None:
+    run(tmp_path, {"a": ["one", "two"], "b": ["three"], "c": ["four"]})
+    finish(tmp_path, "reviews.jsonl", ["of a file"])
+    run(tmp_path, {"c": ["of another stage"]}, stage="personas")
+    run(tmp_path, {})
+    assert told(tmp_path)[:4] == [("a", "one"), ("a", "two"), ("b", "three"), ("c", "four")]
+    run(tmp_path, {"a": ["five"], "b": []})
+    assert [reason for _, reason in entries(tmp_path)] == ["four", "of a file", "of another stage", "five"]
+    run(tmp_path, {}, there="ab")
+    assert [reason for _, reason in entries(tmp_path)] == ["of a file", "of another stage", "five"]
+
+
+def test_a_run_that_was_stopped_early_takes_nothing_away_that_it_did_not_reach(tmp_path: Path) -> None:
+    run(tmp_path, {"a": ["one"], "c": ["two"]})
+    with SubjectRejects(tmp_path, "aspects") as rejects:
+        rejects.visited(next(rejects.meeting("abc", str)), [])
+    assert told(tmp_path) == [("c", "two")]
+
+
+def test_what_a_killed_run_told_is_there_and_told_once(tmp_path: Path) -> None:
+    run(tmp_path, {"a": ["one"], "b": ["two"], "c": ["three"]})
+    killed = SubjectRejects(tmp_path, "aspects")
+    killed.__enter__()
+    killed.visited("a", [])
+    killed.visited("b", ["two"])
+    assert told(tmp_path) == [("c", "three"), ("b", "two")]
+    with (tmp_path / REJECTS).open("a") as file:
+        file.write('{"file": "aspects", "line": 0, "rea')
+    assert told(tmp_path) == [("c", "three"), ("b", "two")]
+    finish(tmp_path, "reviews.jsonl", ["of a file"])
+    run(tmp_path, {"c": ["four"]})
+    assert [reason for _, reason in entries(tmp_path)] == ["two", "of a file", "four"]
+
+
+def test_a_torn_line_takes_none_with_it(tmp_path: Path) -> None:
+    run(tmp_path, {"a": ["one"]})
+    with (tmp_path / REJECTS).open("a") as file:
+        file.write('{"file": "aspects", "line": 0, "rea')
+    run(tmp_path, {"b": ["two"]})
+    assert [reason for _, reason in entries(tmp_path)] == ["one", "two"]
+
+
+def test_a_full_disk_is_told_once_and_leaves_no_half_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, {"a": ["one"]})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / REJECTS).stat().st_size + 9, hard))
+    try:
+        run(tmp_path, {"b": ["two"], "c": ["three"]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told(tmp_path) == [("a", "one")]
+    assert caplog.text.count(f"would have gone to {tmp_path / REJECTS}") == 1

@@ -1,10 +1,13 @@
 """Any stage, run against a real endpoint that fails in every way, in a directory that does."""
 
 import json
+import multiprocessing
+import os
 import resource
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,8 @@ from offline.flight import Outcome
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings
-from offline.stages import Ask, cached_only, open_calls, run, run_without_llm, unanswered
+from offline.rejects import entries
+from offline.stages import Ask, Made, Problem, cached_only, open_calls, run, run_without_llm, unanswered
 from offline.summaries import SummariesStage
 from tests.offline.reviewed import answered, lines, number, reviewed
 from tests.stub_llm import Answer, StubLlm, completion, failure
@@ -277,6 +281,69 @@ def test_an_empty_answer_is_no_record(stub: StubLlm, dataset: Dataset, asking: A
     report = run(STAGE, dataset, asking())
     assert (report.done, report.rejected) == (COUNT // 2, {"says too little": COUNT // 2})
     assert report.counts["null slots"] == COUNT // 2 * 3 + COUNT // 2 * 4
+
+
+def test_what_was_told_of_subjects_stays_while_others_are_asked_about(
+    stub: StubLlm, dataset: Dataset, asking: Asking
+) -> None:
+    nothing = json.dumps(dict.fromkeys(STAGE.domain.slots))
+    stub.script = lambda _, body: completion(nothing) if number(body) < 3 else answered(body)
+    run(STAGE, dataset, asking())
+    told = rejects(dataset)
+    assert set(told) == {"r0", "r1", "r2"}
+    run(STAGE, dataset, unanswered)
+    assert rejects(dataset) == told, "nobody is asked"
+    run(STAGE, reviewed(dataset.path, COUNT + 1), asking())
+    assert rejects(dataset) == told
+    write_jsonl(dataset.path / "reviews.jsonl", list(dataset.reviews())[1:])
+    run(STAGE, dataset, unanswered)
+    assert set(rejects(dataset)) == {"r1", "r2"}
+
+
+@dataclass(frozen=True)
+class LeavingOut(SummariesStage):
+    """Leaves two parts out of every summary."""
+
+    def extracted(self, subject: Item) -> Made:
+        return replace(super().extracted(subject), problems=(Problem("invented"), Problem("repeated", "twice")))
+
+
+def test_what_was_left_out_of_records_is_told_as_long_as_they_stand(dataset: Dataset) -> None:
+    stage = LeavingOut(STAGE.domain)
+    write_jsonl(dataset.path / "items.jsonl", [Item(f"i{n}", f"Item number {n}") for n in range(3)])
+    path = dataset.path / "rejects.jsonl"
+    assert run_without_llm(stage, dataset).left_out == {"invented": 3, "repeated": 3}
+    told = path.read_text()
+    assert told.count("\n") == 6
+    assert run_without_llm(stage, dataset).left_out == {}
+    assert path.read_text() == told
+
+
+@dataclass(frozen=True)
+class Deadly(LeavingOut):
+    """Dies at the third item."""
+
+    def extracted(self, subject: Item) -> Made:
+        if subject.item_id == "i2":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().extracted(subject)
+
+
+def die(folder: Path) -> None:
+    run_without_llm(Deadly(STAGE.domain), Dataset.open(folder))
+
+
+def test_what_a_killed_run_left_out_is_told_and_by_the_next_one_not_again(dataset: Dataset) -> None:
+    write_jsonl(dataset.path / "items.jsonl", [Item(f"i{n}", f"Item number {n}") for n in range(4)])
+    process = multiprocessing.get_context("forkserver").Process(target=die, args=(dataset.path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    told = [(entry.raw, entry.reason) for entry in entries(dataset.path / "rejects.jsonl")]
+    assert told == [(key, reason) for key in ("i0", "i1") for reason in ("invented", "repeated: twice")]
+    assert run_without_llm(LeavingOut(STAGE.domain), dataset).done == 2
+    after = [json.loads(line)["raw"] for line in (dataset.path / "rejects.jsonl").read_text().splitlines()]
+    assert after == ["i0", "i0", "i1", "i1", "i2", "i2", "i3", "i3"]
 
 
 def test_a_budget_stops_a_run_that_the_next_one_goes_on_with(
