@@ -12,7 +12,7 @@ from offline.encoder import Encoder
 from offline.evidence_by_item import evidence
 from offline.llm_cache import CACHE_FILE, ResponseCache, Spending
 from offline.persona_checks import ALIKE, SUPPORT, likeness, supports
-from offline.rejects import REJECTS, Entry, entries
+from offline.rejects import NO_LINE, REJECTS, Entry, alike, entries
 from reranker.records import Persona
 
 SAMPLE_ITEMS = 200
@@ -186,8 +186,8 @@ def _rejects(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
 
 
 def _reason(entry: Entry) -> str:
-    # A stage's reasons have the case's own detail after a colon.
-    return entry.reason.partition(": ")[0]
+    # A stage's reasons have the case's own detail after a colon, those of a file the field before it.
+    return entry.reason.partition(": ")[0] if entry.line == NO_LINE else alike(entry.reason)
 
 
 def _spending(dataset: Dataset) -> list[Spending]:

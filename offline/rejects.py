@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -56,6 +57,10 @@ class Entry:
 
 _ENTRY = TypeAdapter(Entry)
 
+_OF_ONE_LINE = re.compile(
+    r" at line \d+ column \d+$|; the line has .*$|(?<=^persona) \d+(?=: )| of line \d+$", re.DOTALL
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -66,6 +71,11 @@ def reason_of(error: ValueError) -> str:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     return ": ".join(part for part in (".".join(map(str, first["loc"])), message) if part)
+
+
+def alike(reason: str) -> str:
+    """Return why a line was refused without what differs from line to line in reasons that are otherwise the same."""
+    return _OF_ONE_LINE.sub("", reason)
 
 
 class Rejects:

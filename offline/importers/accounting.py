@@ -1,13 +1,12 @@
 """Every entry of a file that is imported is accounted for: it was written, or it is known why not."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from offline.lines import Line
-from offline.rejects import Rejects, reason_of
+from offline.rejects import Rejects, alike, reason_of
 
 WRONG_FILE_LINES = 1000
 """If none of so many lines at the start of a file is good, the file is not what it was taken for: reading on would fill
@@ -15,9 +14,6 @@ WRONG_FILE_LINES = 1000
 
 REPORT_LINES = 10_000
 """Lines between two reports of progress: about one a second at the measured 9,000 reviews a second of CPU time."""
-
-_WHERE_IN_THE_LINE = re.compile(r" at line \d+ column \d+$|; the line has .*$", re.DOTALL)
-"""What differs from line to line in reasons that are otherwise the same."""
 
 
 class Outcome(Enum):
@@ -132,4 +128,4 @@ def _taken(line: Line, take: Take) -> list[Outcome | Refused]:
 def _reject(line: Line, refused: Iterable[Refused], rejects: Rejects, reasons: Counter[str]) -> None:
     for entry in refused:
         rejects.add(line.number, entry.reason, entry.raw)
-        reasons[_WHERE_IN_THE_LINE.sub("", entry.reason)] += 1
+        reasons[alike(entry.reason)] += 1

@@ -63,6 +63,23 @@ def test_figures(found: Inspection) -> None:
     assert [line.usage.asks for line in found.spending] == [3]
 
 
+def test_reasons_of_files_are_told_with_their_field_and_counted_together(tmp_path: Path, encoder: Encoder) -> None:
+    write_jsonl(tmp_path / "items.jsonl", [Item("a")])
+    review = '{"review_id": "%s", "user_id": "u", "item_id": "a", "text": "Sea", "rating": "%s"}'
+    bad = ['{"review_id": "r', '{"review_id": ', review % ("y", "five"), review % ("z", "six"), review % ("r1", "1")]
+    lines = [review % (f"r{number}", "1") for number in range(4)] + bad + [review % ("r2", "1")]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(lines))
+    personas = [persona("a", name) for name in "xy"]
+    write_jsonl(tmp_path / "personas.jsonl", [ItemPersonas("a", (*personas, persona("a", "z", "r1")))])
+    assert set(inspected(Dataset(tmp_path), encoder).rejects) == {
+        ("reviews.jsonl", "Invalid JSON: EOF while parsing a string", 1),
+        ("reviews.jsonl", "Invalid JSON: EOF while parsing a value", 1),
+        ("reviews.jsonl", "rating: expected a number", 2),
+        ("reviews.jsonl", "repeats the id", 2),
+        ("personas.jsonl", "persona: evidence is empty", 2),
+    }
+
+
 def test_alignments_by_place_beside_what_chance_gives(found: Inspection) -> None:
     assert found.aligned is not None
     assert (found.aligned.judged, found.aligned.unknown) == (3, 2)
