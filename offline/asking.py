@@ -70,10 +70,12 @@ class Asker:
 
     async def _usable(self, call: Call[Answer]) -> tuple[Reply, Answer | Rejected]:
         room = call.max_tokens
-        for attempt in count():
+        first = int(call.anew)
+        last = first + self.settings.attempts - 1
+        for attempt in count(first):
             reply = await self._constrained(call, attempt, room)
             result = read(reply, call.schema)
-            if not isinstance(result, Rejected) or result.reason in FINAL or attempt + 1 == self.settings.attempts:
+            if not isinstance(result, Rejected) or result.reason in FINAL or attempt == last:
                 break
             if result.reason is Reason.TRUNCATED:
                 room = 2 * call.max_tokens

@@ -95,7 +95,8 @@ class AspectsStage(Stage[Review, BaseModel]):
             "reviews cut": int(len(_whole(review)) > LONGEST_REVIEW),
         }
         if nulls / len(aspects) > MOST_NULLS:
-            return Made(None, (Problem("says too little", f"{nulls} of {len(aspects)} slots are null"),), counts)
+            little = Problem("says too little", f"{nulls} of {len(aspects)} slots are null", stays=True)
+            return Made(None, (little,), counts)
         about = (review.user_id, review.rating, review.timestamp)
         record = ReviewAspects(review.review_id, review.item_id, aspects, *about, fingerprint(review))
         return Made(record, counts=counts)

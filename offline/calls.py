@@ -54,6 +54,8 @@ class Call(Generic[Answer]):
     continuation: str = ""
     """Where it is set, nothing is to be written: asked is how likely this text is behind the messages, taken as plain
     text. `schema` is then `Likelihood`."""
+    anew: bool = False
+    """Its answer is known and was of no use: it is asked again, as a further attempt, for one to take its place."""
 
     @property
     def path(self) -> Literal["/chat/completions", "/completions"]:

@@ -123,7 +123,7 @@ class Flight(Generic[Answer]):
         return self._open.popleft()
 
     def _sort(self, question: _Question[Answer], reply: Reply | None) -> None:
-        result = read(reply, question.call.schema) if reply else None
+        result = read(reply, question.call.schema) if reply and not question.call.anew else None
         if result is None or (self._retry_rejected and isinstance(result, Rejected)):
             self._open.append(question)
         else:

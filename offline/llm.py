@@ -63,7 +63,8 @@ class LlmClient:
 
         `calls` are taken as there is room, so that memory holds those in flight and a few dozen more. An outcome is
         yielded once its reply is safe in the cache. A further run asks nobody about a call that got a reply, usable or
-        not; with `retry_rejected` it does where the reply gave no answer. What failed without a reply stays open.
+        not; with `retry_rejected` it does where the reply gave no answer, and always about a call that says `anew`.
+        What failed without a reply stays open.
 
         `stage` names the account; `total` is how many calls there are, for `report`, which is told how far the run is.
         `before` is how far an earlier run was that this one goes on with: one count and one budget for both.

@@ -143,7 +143,7 @@ class PersonasStage(Stage[Subject, BaseModel]):
         left = checked(personas, said, subject.evidence.about, self.encoder, unsupported)
         kept = decided(left.personas, subject.decisions, said, self.alike)
         if not kept:
-            return Made(None, left.problems or (Problem("blocked by an editor"),))
+            return Made(None, left.problems or (Problem("blocked by an editor", stays=True),))
         record = ItemPersonas(self.key(subject), kept, fingerprint=self.fingerprint(subject))
         counts = {"personas": len(kept), TOO_FEW: int(len(kept) == 1 < len(said))}
         return Made(record, left.problems, counts)

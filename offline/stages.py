@@ -13,7 +13,7 @@ These lines stand until their subjects are visited again, or are there no more.
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -40,6 +40,8 @@ class Problem:
     """A few words, the same for all cases alike: counted by it."""
     detail: str = ""
     """Of this case, for people; without words of a review."""
+    stays: bool = False
+    """Another answer would have it too: it is the subject's, or an editor's will."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
@@ -55,6 +57,11 @@ class Made:
     """Why there is no record, or which parts of it were left out (each goes to `rejects.jsonl`)."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Whatever the stage counts, by a name for people, e.g. "null slots": 3. Summed up over the subjects."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is no record for what the answers were, so that others may lead to one."""
+        return self.record is None and any(not problem.stays for problem in self.problems)
 
 
 class Stage(ABC, Generic[Subject, Answer]):
@@ -201,7 +208,7 @@ def open_calls(
             yield from stage.foreseen(subject)
 
 
-def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
+def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask, *, retry_rejected: bool = False) -> StageReport:
     """Run what is open of a stage, and append its records to the stage's file as they come, in no set order.
 
     A subject whose calls came to nothing is rejected alone. A full disk rejects those it cannot take (their replies, in
@@ -211,6 +218,8 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
     step: those made anew wait in a file of their own, KIND.anew.jsonl, which a run that was killed leaves to the next.
     The record of one that is there no more, where it says what it was made from, goes.
 
+    retry_rejected: ask anew, once, where all answers were known and the stage refuses what they say (`Made.refused`).
+
     Memory holds the keys that are done or have a line in `rejects.jsonl`, and the subjects in flight.
 
     Raises DatasetError if the dataset lacks something, its file of the kind is in another format than .jsonl, or
@@ -218,6 +227,7 @@ def run(stage: Stage[Any, Any], dataset: Dataset, ask: Ask) -> StageReport:
     """
 
     def ask_all(work: _Work[Any, Any], subjects: Iterator[Any]) -> None:
+        work.retry_rejected = retry_rejected
         for calls in work.rounds(subjects):
             for outcome in ask(calls):
                 work.take(outcome)
@@ -325,6 +335,8 @@ class _Pending(Generic[Subject]):
     results: dict[str, Any] = field(default_factory=dict)
     followed: bool = False
     """Whether its answers were looked through for what is to be asked about them."""
+    asked: bool = False
+    """Whether an answer was not known before this run."""
 
     def answers(self) -> list[Any]:
         return [self.results[key] for key in self.calls]
@@ -352,6 +364,8 @@ class _Work(Generic[Subject, Answer]):
         self._stale = stale
         self.made_anew: dict[str, str] = {}
         """As for `take_over`."""
+        self.retry_rejected = False
+        """As for `run`."""
         self._further: deque[Call[Any]] = deque()
         self._pending: dict[str, _Pending[Subject]] = {}
         self._done = self._open = 0
@@ -386,12 +400,22 @@ class _Work(Generic[Subject, Answer]):
     def take(self, outcome: Outcome[Any]) -> None:
         pending = self._pending.pop(outcome.key)
         pending.results[outcome.key] = outcome.result
+        pending.asked |= not outcome.cached
         if len(pending.results) < len(pending.calls):
             return
         if rejected := pending.rejected():
             self._without_answer(pending.subject, rejected)
         elif pending.followed or not self._followed(pending):
-            self.finish(pending.subject, self._stage.made(pending.subject, pending.answers()))
+            made = self._stage.made(pending.subject, pending.answers())
+            if self.retry_rejected and made.refused and not pending.asked:
+                self._ask_anew(pending.subject)
+            else:
+                self.finish(pending.subject, made)
+
+    def _ask_anew(self, subject: Subject) -> None:
+        calls = [replace(call, anew=True) for call in self._stage.calls(subject)]
+        self._expect(_Pending(subject), calls)
+        self._further.extend(calls)
 
     def _followed(self, pending: _Pending[Subject]) -> bool:
         """Line up what is to be asked about the answers; return whether there is anything."""

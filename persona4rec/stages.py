@@ -54,7 +54,8 @@ BudgetMoney = Annotated[
 BudgetTokens = Annotated[int | None, typer.Option(help="Tokens this run may use at most, in and out together.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs; ask nobody.")]
 RetryRejected = Annotated[
-    bool, typer.Option("--retry-rejected", help="Ask again where an earlier reply was of no use.")
+    bool,
+    typer.Option("--retry-rejected", help="Ask again where an earlier reply was of no use, or refused by the checks."),
 ]
 JudgeName = Annotated[
     str,
@@ -311,7 +312,7 @@ def _ran(
         return run(stage, dataset, unanswered), None
     last: list[Progress] = []
     with _client(stage, source, cache, asking, total, last) as ask:
-        report = run(stage, dataset, ask)
+        report = run(stage, dataset, ask, retry_rejected=asking.retry_rejected)
     return report, last[-1] if last else None
 
 

@@ -6,12 +6,13 @@ import os
 import resource
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from offline import retries
 from offline.alignment import AlignmentStage
@@ -26,6 +27,7 @@ from offline.flight import Outcome
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings
+from offline.records import Item, Review
 from offline.rejects import entries
 from offline.stages import Ask, Made, Problem, cached_only, open_calls, run, run_without_llm, unanswered
 from offline.summaries import SummariesStage
@@ -344,6 +346,48 @@ def test_what_a_killed_run_left_out_is_told_and_by_the_next_one_not_again(datase
     assert run_without_llm(LeavingOut(STAGE.domain), dataset).done == 2
     after = [json.loads(line)["raw"] for line in (dataset.path / "rejects.jsonl").read_text().splitlines()]
     assert after == ["i0", "i0", "i1", "i1", "i2", "i2", "i3", "i3"]
+
+
+class Choosy(AspectsStage):
+    """Refuses answers that are good by the schema."""
+
+    def made(self, subject: Review, answers: Sequence[BaseModel]) -> Made:
+        dull = answers[0].model_dump()["quality_criteria"] == "dull"
+        return Made(None, (Problem("dull"),)) if dull else super().made(subject, answers)
+
+
+def test_what_a_stage_refused_is_asked_anew_where_that_is_wished(
+    stub: StubLlm, dataset: Dataset, asking: Asking, clean: list[str]
+) -> None:
+    dull = json.dumps(dict.fromkeys(STAGE.domain.slots, "dull"))
+    # As from a model that is greedy at first: the same request gets the same reply.
+    stub.script = lambda _, body: answered(body) if body["temperature"] else completion(dull)
+    choosy = Choosy(STAGE.domain)
+    for requests in (COUNT, 0):
+        assert run(choosy, dataset, asking()).rejected == {"dull": COUNT}
+        assert len(stub.requests) == requests
+        stub.requests.clear()
+    assert run(choosy, dataset, asking(), retry_rejected=True).done == COUNT
+    assert len(stub.requests) == COUNT
+    assert records(dataset) == clean
+
+
+def test_what_is_refused_once_more_is_asked_about_once_a_run(stub: StubLlm, dataset: Dataset, asking: Asking) -> None:
+    stub.script = lambda _, body: completion(json.dumps(dict.fromkeys(STAGE.domain.slots, "dull")))
+    choosy = Choosy(STAGE.domain)
+    for again in (False, True, True):
+        assert run(choosy, dataset, asking(), retry_rejected=again).rejected == {"dull": COUNT}
+        assert len(stub.requests) == COUNT
+        stub.requests.clear()
+
+
+def test_nobody_is_asked_again_about_a_review_that_says_too_little(
+    stub: StubLlm, dataset: Dataset, asking: Asking
+) -> None:
+    stub.script = lambda _, body: completion(json.dumps(dict.fromkeys(STAGE.domain.slots)))
+    for again in (False, True):
+        assert run(STAGE, dataset, asking(), retry_rejected=again).rejected == {"says too little": COUNT}
+        assert len(stub.requests) == COUNT
 
 
 def test_a_budget_stops_a_run_that_the_next_one_goes_on_with(
