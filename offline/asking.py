@@ -153,7 +153,7 @@ class Asker:
             if not self._hopeless and self._failures >= self._limit(rejected.reason):
                 await self._probe(call)
         if self._hopeless:
-            raise EndpointError(self._hopeless)
+            raise EndpointError(self._hopeless) from None
         return rejected
 
     def _rejection(self, error: Exception) -> Rejected:
