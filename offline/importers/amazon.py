@@ -28,8 +28,11 @@ from offline.records import Id, Item, Rating, Review, Text, Timestamp, as_text
 HINDSIGHT = frozenset(("Best Sellers Rank", "Customer Reviews"))
 """Details that sum up sales and reviews of all times."""
 
-_MARK = re.compile(r"\[\[(?:VIDEOID|ASIN|ASINLINK):[^\]\s]*\s*([^\]]*)\]\]")
-"""`[[VIDEOID:hash]]` and `[[ASIN:B000000000 name of the product]]`; the name stays."""
+_MARK = re.compile(r"\[\[(?:VIDEOID|ASIN|ASINLINK):([^\[\]]*(?:\[(?!\[)[^\[\]]*){0,9})\]\]")
+"""`[[VIDEOID:hash]]` and `[[ASIN:B000000000 name of the product]]`. A name may have a few `[` but no `[[`: so what
+is never closed is looked at once, however often it begins."""
+
+_MARK_ID = re.compile(r"^\S*\s*")
 
 
 def _paragraphs(value: object) -> object:
@@ -99,9 +102,14 @@ def review(raw: bytes) -> Review:
     """Return the review that a line holds. Raises ValueError if it holds none."""
     source = parsed(_REVIEW, raw)
     title = plain_text(source.title)
-    text = plain_text(_MARK.sub(r"\1", source.text))
+    text = plain_text(_MARK.sub(_marked_name, source.text))
     review_id = review_id_of(source.user_id, source.parent_asin, source.timestamp, title, text)
     return Review(review_id, source.user_id, source.parent_asin, text, title, source.rating, source.timestamp)
+
+
+def _marked_name(mark: re.Match[str]) -> str:
+    """Return what stands in a mark behind the hash or id."""
+    return _MARK_ID.sub("", mark[1], count=1)
 
 
 def item(raw: bytes) -> Item:

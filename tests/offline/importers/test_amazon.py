@@ -76,6 +76,26 @@ def test_a_category_becomes_a_dataset(tmp_path: Path) -> None:
     assert [source.duplicates for source in report.sources] == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("[[VIDEOID:5d2a]]a [[ASINLINK:B01  a name]] b", "a a name b"),
+        ("a [[ASIN:B01 name [blue]] b", "a name [blue b"),
+        ("[[ASIN:[[ASIN:B01 a]]", "[[ASIN:a"),
+        ("a [[ASIN:B01 b", "a [[ASIN:B01 b"),
+    ],
+)
+def test_of_a_mark_the_name_stays(text: str, left: str) -> None:
+    assert amazon.review(raw(review_line(text=text))).text == left
+
+
+@pytest.mark.parametrize("unit", ["[[ASIN:", "[[ASIN:a ", "[[ASIN:[", "a"])
+def test_marks_that_are_never_closed_are_read_at_once(unit: str) -> None:
+    """Half a megabyte; where the time grows with the cube of the length, 5 kB take 22 s."""
+    text = "[[ASIN:" + unit * (500_000 // len(unit))
+    assert amazon.review(raw(review_line(text=text))).text == text.strip()
+
+
 def test_what_sums_up_the_future_is_left_out() -> None:
     found = amazon.item(raw(item_line()))
     assert not {"average_rating", "rating_number", *amazon.HINDSIGHT} & set(found.attributes)
