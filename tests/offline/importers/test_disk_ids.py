@@ -1,11 +1,14 @@
+import sqlite3
 from collections import Counter
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline.importers.disk_ids import DiskIds
+from offline.importers.disk_ids import DiskCore, DiskIds
 
 names = st.text(st.characters(codec="utf-8"), max_size=3)
 interactions = st.lists(st.tuples(st.sampled_from("uvwxyz"), st.sampled_from("abcdef")), max_size=60)
@@ -53,6 +56,23 @@ def test_the_core_is_what_no_order_of_peeling_takes_away(
         assert core.prune(min_per_item, min_per_user) == len(expected)
         assert {user for user in "uvwxyz" if core.has_user(user)} == {user for user, _ in expected}
         assert {item for item in "abcdef" if core.has_item(item)} == {item for _, item in expected}
+
+
+def steps(length: int) -> int:
+    """Return the steps, in hundreds, that SQLite takes to peel a chain of users and items from its ends."""
+    counted = count()
+    with closing(sqlite3.connect("", isolation_level=None)) as database:
+        core = DiskCore(database)
+        for n in range(length):
+            core.add(f"u{n}", f"i{n}")
+            core.add(f"u{n}", f"i{n + 1}")
+        database.set_progress_handler(lambda: next(counted) < 0, 100)
+        assert core.prune(2, 2) == 0
+    return next(counted)
+
+
+def test_a_chain_of_twice_the_length_takes_about_twice_the_work() -> None:
+    assert steps(1000) < 3 * steps(500)
 
 
 def test_nothing_is_left_on_disk(tmp_path: Path) -> None:
