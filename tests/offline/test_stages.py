@@ -27,7 +27,7 @@ from offline.flight import Outcome
 from offline.llm import LlmClient
 from offline.llm_cache import ResponseCache
 from offline.llm_settings import LlmSettings
-from offline.records import Item, Review
+from offline.records import Review
 from offline.rejects import entries
 from offline.stages import Ask, Made, Problem, cached_only, open_calls, run, run_without_llm, unanswered
 from offline.summaries import SummariesStage
