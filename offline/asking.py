@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from aiohttp import ClientError
 from httpx2 import Response
 from openai import APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 
@@ -123,7 +124,11 @@ class Asker:
     async def _post(self, body: dict[str, Any], call: Call[Any]) -> bytes:
         # Not chat.completions.create: to check its arguments and build its objects takes more time than all the rest.
         async with asyncio.timeout(self.settings.timeout_seconds):
-            response = await self._api.post(call.path, body=body, cast_to=Response)
+            try:
+                response = await self._api.post(call.path, body=body, cast_to=Response)
+            except ClientError:
+                # Passed through by the client's transport, and quoting what came.
+                raise NoCompletionError("it answered with something else than HTTP") from None
         return response.content
 
     def _reply(self, content: bytes, call: Call[Any]) -> Reply:

@@ -22,7 +22,7 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-    instead: Literal["", "hang", "reset"] = ""
+    instead: Literal["", "hang", "reset", "babble"] = ""
 
 
 Script = Callable[[int, dict[str, Any]], Answer]
@@ -120,8 +120,8 @@ class StubLlm:
         if answer.instead == "reset":
             writer.transport.abort()
             return False
-        writer.write(_http(answer))
-        return True
+        writer.write(b"SSH-2.0-Babble\r\n" if answer.instead == "babble" else _http(answer))
+        return not answer.instead
 
 
 def _http(answer: Answer) -> bytes:

@@ -249,8 +249,13 @@ def test_a_call_without_a_good_reply_is_rejected_alone_and_for_good(
 
 @pytest.mark.parametrize(
     "fault",
-    [failure(429), failure(500), failure(503), failure(408), Answer(instead="reset"), Answer(body=b"<html>")],
-    ids=["429", "500", "503", "408", "reset", "no completion"],
+    [
+        *map(failure, (429, 500, 503, 408)),
+        Answer(instead="reset"),
+        Answer(instead="babble"),
+        Answer(body=b"<html>"),
+    ],
+    ids=["429", "500", "503", "408", "reset", "no HTTP", "no completion"],
 )
 def test_faults_that_pass_cost_no_item(stub: StubLlm, client: Client, fault: Answer) -> None:
     stub.script = per_call(fault, fault, completion())
