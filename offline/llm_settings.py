@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, SecretStr
+from pydantic import Field, JsonValue, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from offline.calls import Model
@@ -90,8 +90,9 @@ class LlmSettings(BaseSettings):
     """Best given by its environment variable alone."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
     """Requests in flight. Hosted endpoints answer with 429 where it is too many; one GPU batches about as many."""
-    timeout_seconds: Seconds = 180.0
-    """Of one request: 1,000 tokens take 170 s at 6 a second, what one of four gets of a 1.5B model on two cores."""
+    timeout_seconds: Seconds = 400.0
+    """Of one request: 2,100 tokens, the room for seven personas, take 350 s at 6 a second, what one of four gets of a
+    1.5B model on two cores."""
     patience_seconds: Seconds = 600.0
     """How long one request is tried for in all, waits included: outlives a restart of an endpoint that loads 100 GB."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
@@ -116,6 +117,17 @@ class LlmSettings(BaseSettings):
     """Requests that a local LLM works on at once: on a few cores more of them only share the same tokens per second."""
     local_context: Annotated[int, Field(ge=512)] = 8192
     """Tokens of prompt and answer together that one request to a local LLM may have; its memory grows with it."""
+
+    @field_validator("parameters")
+    @classmethod
+    def _one_answer_in_one_piece(cls, parameters: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        wrong = [name for name in ("n", "best_of") if parameters.get(name) not in (None, 1)]
+        wrong += ["stream"] * bool(parameters.get("stream"))
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} is {parameters[wrong[0]]!r}: a call takes one answer, in one piece; leave it out"
+            )
+        return parameters
 
     @property
     def prices(self) -> Prices:

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from offline.errors import ConfigurationError
 from offline.llm_settings import LlmSettings, LlmSource, LocalGguf, NoLlm, RemoteLlm, llm_source
@@ -57,3 +57,11 @@ def test_settings_come_from_the_environment_and_the_key_stays_hidden(monkeypatch
 def test_settings_have_ranges(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         LlmSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"n": 4}, {"best_of": 2}, {"stream": True}])
+def test_what_would_make_several_answers_of_a_call_is_refused(wrong: dict[str, JsonValue]) -> None:
+    """Each of them is paid for, and one is read."""
+    with pytest.raises(ValidationError, match=f"{next(iter(wrong))} is .*: a call takes one answer"):
+        LlmSettings(parameters=wrong)
+    assert LlmSettings(parameters={"n": 1, "best_of": None, "stream": False}).parameters
