@@ -74,7 +74,9 @@ EncoderName = Annotated[
 ]
 FeedbackFrom = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE.toml", help="The server's settings, for what ratings weigh ([feedback])."),
+    typer.Option(
+        "--config", metavar="FILE.toml", help="The server's settings, for what ratings weigh (its table feedback)."
+    ),
 ]
 AdapterPath = Annotated[
     Path | None, typer.Option("--adapter", metavar="PATH", help="An adapter of `train --adapter`, over the encoder.")

@@ -59,7 +59,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="One seed gives one result.")] = 0,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.toml", help="The server's settings, for what ratings weigh ([feedback])."),
+        typer.Option(metavar="FILE.toml", help="The server's settings, for what ratings weigh (its table feedback)."),
     ] = None,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Share of a file's lines that may be bad.")] = 0.05,
 ) -> None:

@@ -126,7 +126,7 @@ def test_a_rebuilt_index_takes_the_place_of_the_old_one(
     following: Server, publishing: Publish, few: tuple[Document, ...]
 ) -> None:
     before = following.client.info().index_version
-    publishing(*few[:3], rebuild=True)
+    publishing(*few[:3], rebuild=True, prune=True)
     eventually(lambda: following.client.info().index_version != before, "the rebuilt index")
     assert following.client.info().items == 3
     publishing(*few)

@@ -117,7 +117,7 @@ class IndexMachine(RuleBasedStateMachine):
     def publish(self, found: dict[str, int], prune: bool, writes: int | None) -> None:
         version = self.store.version()
         if version is None:
-            self._rebuild(found, SPACES[0], writes)
+            self._rebuild(found, SPACES[0], prune, writes)
             return
         now = self.versions[version]
         wanted: dict[str, Revision] = {i: found.get(i) for i in ITEMS if prune or i in found}
@@ -126,16 +126,17 @@ class IndexMachine(RuleBasedStateMachine):
             self.changed[version] |= {item_id} if now[item_id] != {revision} else set()
             now[item_id] = now[item_id] | {revision} if crashed else {revision}
 
-    @rule(found=revisions, encoder=st.sampled_from(SPACES), writes=st.none() | st.integers(0, 40))
-    def rebuild(self, found: dict[str, int], encoder: Hashed, writes: int | None) -> None:
-        self._rebuild(found, encoder, writes)
+    @rule(found=revisions, encoder=st.sampled_from(SPACES), prune=st.booleans(), writes=st.none() | st.integers(0, 40))
+    def rebuild(self, found: dict[str, int], encoder: Hashed, prune: bool, writes: int | None) -> None:
+        self._rebuild(found, encoder, prune, writes)
 
-    def _rebuild(self, found: dict[str, int], encoder: Hashed, writes: int | None) -> None:
-        before = self.store.version()
-        self._crashes(writes, lambda: self._publish(found, encoder, rebuild=True))
-        version = self.store.version()
-        if version != before and version is not None:
-            self.versions[version] = {item_id: {found.get(item_id)} for item_id in ITEMS}
+    def _rebuild(self, found: dict[str, int], encoder: Hashed, prune: bool, writes: int | None) -> None:
+        before = str(self.store.version())
+        self._crashes(writes, lambda: self._publish(found, encoder, prune=prune, rebuild=True))
+        version = str(self.store.version())
+        if version != before:
+            others = {} if prune or self.encoders.get(before) != encoder else self.versions[before]
+            self.versions[version] = {i: {found[i]} if i in found else set(others.get(i, {None})) for i in ITEMS}
             self.changed[version] = set()
             self.encoders[version] = encoder
 
